@@ -1,0 +1,42 @@
+"""When to try again."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Literal
+
+import msgspec
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How often and how long to try: exponential, capped, with jitter."""
+
+    attempts: int = 8
+    base_seconds: float = 1.0
+    factor: float = 2.0
+    cap_seconds: float = 600.0
+    jitter: Literal["full", "equal", "none"] = "full"
+    max_age_seconds: float = 86400.0
+
+
+def delay_seconds(
+    policy: RetryPolicy, attempt: int, *, random: Random, retry_after: float | None = None
+) -> float:
+    """Return how long to wait after *attempt* (from 1) failed.
+
+    *retry_after*, the vendor's own wish in seconds, is a floor: jitter is only ever added on top
+    of it, so that nobody calls early and a herd still spreads. Full and equal jitter are those of
+    Brooker, "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015).
+    """
+    exponent = min(attempt - 1, 64)
+    ceiling = min(policy.cap_seconds, policy.base_seconds * policy.factor**exponent)
+    match policy.jitter:
+        case "full":
+            delay = random.uniform(0.0, ceiling)
+        case "equal":
+            delay = ceiling / 2 + random.uniform(0.0, ceiling / 2)
+        case "none":
+            delay = ceiling
+    if retry_after is None:
+        return delay
+    return max(delay, retry_after + random.uniform(0.0, min(ceiling, 0.1 * retry_after + 1.0)))

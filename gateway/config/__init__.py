@@ -1,0 +1,1 @@
+"""One TOML file into frozen structs; every fault reported at once."""

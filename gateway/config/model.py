@@ -1,0 +1,193 @@
+"""The configuration as frozen structs: what each part of the gateway is given a slice of.
+
+Units are in the names. Secrets are :class:`Secret`, whose text never shows its value.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from gateway.backoff import RetryPolicy
+from gateway.webhooks.scheme import Scheme
+
+
+class Secret(msgspec.Struct, frozen=True):
+    """A secret and where it came from (``env:NAME``, ``file:/path``, ``credential:NAME``)."""
+
+    reference: str
+    value: str
+
+    def __repr__(self) -> str:
+        return f"Secret({self.reference})"
+
+    __str__ = __repr__
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where to listen: a host (name or IP literal) and a TCP port."""
+
+    host: str
+    port: int
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """At most ``count`` calls in any ``period_seconds``."""
+
+    count: int
+    period_seconds: float
+
+
+class GatewaySection(msgspec.Struct, frozen=True, kw_only=True):
+    state_dir: Path = Path("var")  # absolute once loaded: relative to the TOML file's folder
+    drain_seconds: float = 30.0
+    node: str = ""  # the loader fills in the host's name
+
+
+class DatabaseSection(msgspec.Struct, frozen=True, kw_only=True):
+    url: Secret  # value "embedded" or a postgresql:// URL; a literal URL has reference "config"
+    retention_seconds: float = 90 * 86400.0
+    pool: int = 8
+
+    @property
+    def embedded(self) -> bool:
+        return self.url.value == "embedded"
+
+
+class ServerSection(msgspec.Struct, frozen=True, kw_only=True):
+    listen: Address = Address("127.0.0.1", 8080)
+    max_body_bytes: int = 1 << 20
+    trusted_proxies: tuple[str, ...] = ()
+
+
+class AdminSection(msgspec.Struct, frozen=True, kw_only=True):
+    listen: Address = Address("127.0.0.1", 8081)
+    token: Secret | None = None  # required when not on loopback
+
+
+class QueueSection(msgspec.Struct, frozen=True, kw_only=True):
+    lease_seconds: float = 15.0
+    memory: int = 10_000
+    max_backlog: int = 1_000_000
+    local_concurrency: int = 16
+    excerpt_bytes: int = 2048  # of a request or response body kept with the attempt
+
+
+class ResponseOverride(msgspec.Struct, frozen=True, kw_only=True):
+    """The success answer that a vendor demands in place of ours."""
+
+    status: int = 202
+    body: str | None = None  # None: our JSON
+
+
+class Webhook(msgspec.Struct, frozen=True, kw_only=True):
+    """What one vendor sends to ``POST /webhooks/{vendor}``."""
+
+    vendor: str
+    verify: Scheme | None  # None: ``verify = "none"``, written out
+    secrets: tuple[Secret, ...] = ()
+    rate: Rate | None = None
+    burst: int = 0
+    max_body_bytes: int = 1 << 20
+    allow_ips: tuple[str, ...] = ()
+    event_type: str = ""  # source; empty: the scheme's own
+    dedupe: str = ""  # source, "hash", "none"; empty: the scheme's own
+    dedupe_window_seconds: float = 7 * 86400.0
+    response: ResponseOverride = ResponseOverride()
+
+
+class BearerAuth(msgspec.Struct, frozen=True):
+    token: Secret
+
+
+class BasicAuth(msgspec.Struct, frozen=True):
+    username: str
+    password: Secret
+
+
+class HeaderAuth(msgspec.Struct, frozen=True):
+    name: str
+    value: Secret
+
+
+class OAuth2Auth(msgspec.Struct, frozen=True):
+    token_url: str
+    client_id: str
+    client_secret: Secret
+    scopes: tuple[str, ...] = ()
+
+
+class SignAuth(msgspec.Struct, frozen=True):
+    scheme: Scheme
+    secret: Secret
+
+
+Auth = BearerAuth | BasicAuth | HeaderAuth | OAuth2Auth | SignAuth
+
+
+class Breaker(msgspec.Struct, frozen=True, kw_only=True):
+    failures: int = 10
+    window_seconds: float = 60.0
+    cooldown_seconds: float = 30.0
+
+
+class Api(msgspec.Struct, frozen=True, kw_only=True):
+    """What we call of one vendor, and within which limits."""
+
+    vendor: str
+    base_url: str
+    auth: Auth | None = None
+    headers: dict[str, str] = {}
+    rate: tuple[Rate, ...] = ()  # every window holds
+    concurrency: int = 8
+    timeout_seconds: float = 10.0
+    retry: RetryPolicy = RetryPolicy()
+    retry_on: tuple[str, ...] = ("timeout", "connect", "429", "5xx")
+    success: tuple[str, ...] = ("2xx",)
+    breaker: Breaker | None = None
+    idempotency_header: str = "Idempotency-Key"
+    allow_private: bool = False
+
+
+class Vendor(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    webhook: Webhook | None = None
+    api: Api | None = None
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events of one vendor become which job. Exactly one of ``call``, ``handler`` is set."""
+
+    name: str
+    source: str  # the sending vendor; TOML key ``from``
+    events: tuple[str, ...] = ()  # shell-style patterns; empty: all
+    where: str | None = None
+    priority: int = 5
+    call: str | None = None  # "METHOD vendor:/path"
+    handler: str | None = None  # "package.module:function"
+    lane: str = ""  # whose limits its jobs run under: the called vendor, or "local"
+    body: msgspec.UnsetType | object = msgspec.UNSET  # UNSET: the raw bytes as received
+    headers: dict[str, str] = {}
+    ordering_key: str | None = None
+    on_dead: Literal["continue", "block"] = "continue"
+    delay_seconds: float = 0.0
+    retry: RetryPolicy | None = None  # None: the called vendor's
+
+    @property
+    def kind(self) -> str:
+        return "call" if self.call else "handler"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole file; only ``service`` and ``cli`` hold all of it."""
+
+    source: Path
+    gateway: GatewaySection
+    database: DatabaseSection
+    server: ServerSection
+    admin: AdminSection
+    queue: QueueSection
+    vendors: dict[str, Vendor]
+    routes: tuple[Route, ...]

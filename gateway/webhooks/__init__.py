@@ -1,0 +1,1 @@
+"""Who sent this webhook, and which event is it: pure functions over bytes and headers."""
