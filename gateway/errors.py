@@ -52,6 +52,10 @@ class DatabaseUnavailable(GatewayError):
     """PostgreSQL cannot be reached, or the fate of a transaction is unknown; try again later."""
 
 
+class EmbeddedFailed(GatewayError):
+    """The embedded PostgreSQL cannot run here; the text names the cause and the remedy."""
+
+
 class NotMigrated(GatewayError):
     """The database lacks migrations that this version needs, or has ones it does not know."""
 
