@@ -1,0 +1,1 @@
+"""Calling other systems: inside their limits, with their authentication, safely, and judged."""

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.config.model import Rate
+from gateway.vendors import limits
+from gateway.vendors.limits import StrictLimiter, UsedWindow
+
+HOUR = 3600.0
+
+
+class VirtualTime(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer instead of waiting for it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        super().__init__(_NeverWaits(self))
+
+    def time(self) -> float:
+        return self.now
+
+
+class _NeverWaits(selectors.SelectSelector):
+    def __init__(self, loop: VirtualTime) -> None:
+        super().__init__()
+        self._virtual = loop
+
+    def select(self, timeout: float | None = None) -> Any:
+        if timeout is None:
+            raise AssertionError("the loop would wait for ever")
+        # A hair more, as real timers do: no time is ever exactly the one that was asked for.
+        self._virtual.now += timeout + 1e-6 if timeout > 0 else 0.0
+        return super().select(0)
+
+
+def in_virtual_time(main: Callable[[VirtualTime], Coroutine[Any, Any, Any]]) -> Any:
+    loop = VirtualTime()
+    try:
+        return loop.run_until_complete(main(loop))
+    finally:
+        loop.close()
+
+
+def starts_of(
+    rates: list[Rate], pauses: list[float], *, callers: int = 1, until: float = 1e9
+) -> list[float]:
+    """Return when each call started; each caller waits for its pauses in between, in turn."""
+
+    async def main(loop: VirtualTime) -> list[float]:
+        limiter = StrictLimiter(rates, clock=loop.time)
+        end = loop.time() + until
+        starts: list[float] = []
+
+        async def call(number: int) -> None:
+            for pause in pauses[number::callers]:
+                if loop.time() >= end:
+                    return
+                if pause:
+                    await asyncio.sleep(pause)
+                await limiter.acquire()
+                starts.append(loop.time())
+
+        await asyncio.gather(*(call(number) for number in range(callers)))
+        return starts
+
+    return in_virtual_time(main)
+
+
+def assert_law(starts: list[float], rates: list[Rate]) -> None:
+    assert starts == sorted(starts)
+    for rate in rates:
+        for first, last in zip(starts, starts[rate.count :], strict=False):
+            assert last - first > rate.period_seconds, f"{rate} broken at {last}"
+
+
+rates_lists = st.lists(
+    st.builds(Rate, st.integers(1, 40), st.sampled_from([1.0, 5.0, 60.0, HOUR])),
+    min_size=1,
+    max_size=3,
+)
+pauses_lists = st.lists(
+    st.one_of(st.just(0.0), st.floats(0.001, 0.2), st.floats(0.2, 70.0)), max_size=150
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(rates_lists, pauses_lists, st.integers(1, 5))
+def test_no_window_ever_holds_more_than_its_count(
+    rates: list[Rate], pauses: list[float], callers: int
+) -> None:
+    starts = starts_of(rates, pauses, callers=callers)
+    assert len(starts) == len(pauses)
+    assert_law(starts, rates)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.builds(Rate, st.integers(1, 60), st.sampled_from([1.0, 5.0, 60.0])),
+        min_size=1,
+        max_size=3,
+    ),
+    st.integers(1, 4),
+)
+def test_under_saturation_nine_tenths_of_the_tightest_rate_are_used(
+    rates: list[Rate], callers: int
+) -> None:
+    duration = 20 * max(rate.period_seconds for rate in rates)
+    tightest = min(rate.count / rate.period_seconds for rate in rates)
+    starts = starts_of(rates, [0.0] * int(tightest * duration * 1.2), callers=callers)
+    assert_law(starts, rates)
+    within = [start for start in starts if start < starts[0] + duration]
+    assert len(within) >= 0.9 * tightest * duration
+
+
+def test_a_long_quota_is_usable_at_the_speed_of_the_short_window() -> None:
+    rates = [Rate(10, 1.0), Rate(5000, HOUR)]
+    starts = starts_of(rates, [0.0] * 5001)
+    assert starts[4999] - starts[0] < 5000 / 10 * 1.1
+    assert starts[5000] - starts[0] > HOUR
+    assert_law(starts, rates)
+
+
+def test_calls_of_a_short_window_spread_instead_of_arriving_as_a_herd() -> None:
+    starts = starts_of([Rate(100, 1.0)], [0.0] * 1000, callers=50)
+    busiest = max(sum(1 for start in starts if 0 <= start - first < 0.1) for first in starts)
+    assert busiest <= 14
+
+
+def test_a_quota_of_a_minute_may_be_used_within_seconds() -> None:
+    starts = starts_of([Rate(600, 60.0)], [0.0] * 600, callers=8)
+    assert starts[-1] - starts[0] < 1.1
+
+
+def test_waiters_are_served_first_come_first_served() -> None:
+    async def main(loop: VirtualTime) -> list[int]:
+        limiter = StrictLimiter([Rate(2, 1.0)], clock=loop.time)
+        served: list[int] = []
+
+        async def call(number: int) -> None:
+            await limiter.acquire()
+            served.append(number)
+
+        await asyncio.gather(*(call(number) for number in range(12)))
+        return served
+
+    assert in_virtual_time(main) == list(range(12))
+
+
+def test_a_cancelled_waiter_costs_no_turn() -> None:
+    async def main(loop: VirtualTime) -> int:
+        limiter = StrictLimiter([Rate(1, HOUR)], clock=loop.time)
+        await limiter.acquire()
+        waiter = asyncio.ensure_future(limiter.acquire())
+        await asyncio.sleep(1)
+        waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+        await limiter.acquire()
+        return limiter.use()[0].used
+
+    assert in_virtual_time(main) == 1
+
+
+def test_delay_takes_nothing_and_tells_when_the_next_turn_comes() -> None:
+    async def main(loop: VirtualTime) -> None:
+        limiter = StrictLimiter([Rate(1, 1.0)], clock=loop.time)
+        assert limiter.delay() == limiter.delay() == 0.0
+        await limiter.acquire()
+        assert limiter.delay() == pytest.approx(1.05, abs=1e-3)
+        loop.now += limiter.delay()
+        assert limiter.delay() == 0.0
+
+    in_virtual_time(main)
+
+
+def test_a_limiter_without_rates_never_waits_until_the_vendor_asks() -> None:
+    async def main(loop: VirtualTime) -> None:
+        limiter = StrictLimiter([], clock=loop.time)
+        before = loop.time()
+        for _ in range(1000):
+            await limiter.acquire()
+            await limiter.confirm()
+        assert loop.time() == before
+        limiter.hold(30.0)
+        limiter.hold(5.0)  # the longer hold stays
+        assert limiter.delay() == limiter.held_seconds == pytest.approx(30.0)
+        await limiter.acquire()
+        assert loop.time() >= before + 30.0
+        limiter.hold(30.0)
+        limiter.resume()
+        assert limiter.delay() == 0.0
+
+    in_virtual_time(main)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rates_lists,
+    st.lists(st.tuples(st.floats(0.0, 3.0), st.floats(0.0, 3.0)), max_size=60),
+    st.integers(1, 8),
+)
+def test_calls_that_wait_for_a_connection_are_counted_when_they_are_written(
+    rates: list[Rate], steps: list[tuple[float, float]], callers: int
+) -> None:
+    """Arrivals obey the law although starts and arrivals differ by more than any margin."""
+
+    async def main(loop: VirtualTime) -> list[float]:
+        limiter = StrictLimiter(rates, clock=loop.time)
+        written: list[float] = []
+
+        async def call(number: int) -> None:
+            for pause, connecting in steps[number::callers]:
+                await asyncio.sleep(pause)
+                await limiter.acquire()
+                if connecting > limits._STALE_SECONDS:
+                    await asyncio.sleep(connecting)
+                await limiter.confirm()
+                written.append(loop.time())
+
+        await asyncio.gather(*(call(number) for number in range(callers)))
+        assert limiter.use()[0].used <= rates[0].count
+        return written
+
+    written = in_virtual_time(main)
+    assert len(written) == len(steps)
+    assert_law(written, rates)
+
+
+def test_a_turn_that_went_stale_is_given_back() -> None:
+    async def main(loop: VirtualTime) -> None:
+        limiter = StrictLimiter([Rate(2, 60.0)], clock=loop.time)
+        for _ in range(2):
+            await limiter.acquire()
+            loop.now += 1.0
+            await limiter.confirm()
+        assert limiter.use()[0].used == 2
+
+    in_virtual_time(main)
+
+
+def test_a_second_sending_without_a_turn_takes_one() -> None:
+    async def main(loop: VirtualTime) -> None:
+        limiter = StrictLimiter([Rate(5, 60.0)], clock=loop.time)
+        await limiter.acquire()
+        await limiter.confirm()
+        await limiter.confirm()
+        assert limiter.use()[0].used == 2
+
+    in_virtual_time(main)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 50),
+    st.lists(st.floats(0.0, 300.0), max_size=80),
+    st.floats(0.0, 4000.0),
+)
+def test_a_long_window_survives_a_restart(
+    count: int, pauses: list[float], down_seconds: float
+) -> None:
+    rates = [Rate(5, 1.0), Rate(count, HOUR)]
+
+    async def main(loop: VirtualTime) -> list[float]:
+        starts: list[float] = []
+        before = StrictLimiter(rates, clock=loop.time)
+        for pause in pauses[::2]:
+            await asyncio.sleep(pause)
+            await before.acquire()
+            starts.append(loop.time())
+        saved = before.snapshot()
+        assert [window.period_seconds for window in saved] == [HOUR]
+        assert len(saved[0].ages) <= limits._SNAPSHOT_BUCKETS
+        await asyncio.sleep(max(down_seconds, 1.0))
+        after = StrictLimiter(rates, clock=loop.time)
+        after.restore(saved, elapsed_seconds=down_seconds)
+        for pause in pauses[1::2]:
+            await asyncio.sleep(pause)
+            await after.acquire()
+            starts.append(loop.time())
+        return starts
+
+    assert_law(in_virtual_time(main), rates)
+
+
+def test_a_snapshot_of_another_window_is_ignored() -> None:
+    async def main(loop: VirtualTime) -> None:
+        limiter = StrictLimiter([Rate(1, HOUR)], clock=loop.time)
+        limiter.restore([UsedWindow(60.0, ((0.0, 1),))])
+        assert limiter.delay() == 0.0
+        limiter.restore([UsedWindow(HOUR, ((0.0, 1),))])
+        assert limiter.delay() > HOUR
+
+    in_virtual_time(main)
+
+
+def test_a_huge_window_is_kept_in_strides_and_still_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_MAX_STAMPS", 32)
+    rates = [Rate(1000, 60.0)]
+    starts = starts_of(rates, [0.0] * 5000, callers=3)
+    assert_law(starts, rates)
+    within = [start for start in starts if start < starts[0] + 240.0]
+    assert len(within) >= 0.9 * 4000
