@@ -30,11 +30,13 @@ def decode_key(scheme: Scheme, secret: str) -> bytes:
 
 
 def signature_decoder(scheme: Scheme) -> Callable[[str], bytes | None]:
-    """Return a function from a header's signature to digest bytes; None for a malformed one.
+    """Return a function from a header's signature to its bytes; None for a malformed one.
 
     Exactly one text is accepted per digest, but for the case of hex digits (and the padding of
     base64url, which many leave out): no spaces, no stray bits, no other length.
     """
+    if scheme.algorithm == "token":
+        return lambda text: text.encode() if text.isascii() else None
     size = DIGEST_BYTES[scheme.algorithm]
     match scheme.encoding:
         case "hex":

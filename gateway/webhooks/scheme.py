@@ -8,7 +8,7 @@ import msgspec
 
 
 class Scheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An HMAC scheme. Presets are instances of it; a ``verify = { … }`` table becomes one.
+    """An HMAC scheme, or a shared token. Presets are such; a ``verify = { … }`` table becomes one.
 
     ``signed`` is a template over ``{body}`` (raw bytes), ``{timestamp}`` (the text as received),
     ``{id}`` (the text of ``message_id``), ``{method}``, ``{url}``, ``{header:Name}`` and
@@ -19,7 +19,7 @@ class Scheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     name: str = "custom"
     header: str | tuple[str, ...]  # every one present is read; any match wins
-    algorithm: Literal["sha1", "sha256", "sha512"] = "sha256"
+    algorithm: Literal["sha1", "sha256", "sha512", "token"] = "sha256"  # token: the bare secret
     encoding: Literal["hex", "base64", "base64url"] = "hex"
     prefix: str = ""  # stands before each signature, e.g. "sha256=" or "v1,"
     separator: str = ""  # splits the header into several signatures or fields

@@ -49,8 +49,12 @@ def sign(
         message = compile_message(scheme)(parts)
     except SignatureRefused as refusal:
         raise ValueError(f"signed: {refusal.reason}, so this request cannot be signed") from None
-    digest = hmac.digest(decode_key(scheme, secret), message, scheme.algorithm)
-    signature = scheme.prefix + encode_signature(scheme, digest)
+    key = decode_key(scheme, secret)
+    if scheme.algorithm == "token":
+        signature = scheme.prefix + secret
+    else:
+        digest = hmac.digest(key, message, scheme.algorithm)
+        signature = scheme.prefix + encode_signature(scheme, digest)
     header = scheme.header if isinstance(scheme.header, str) else scheme.header[0]
     headers[header] = _join_fields(scheme, fields, signature)
     return headers

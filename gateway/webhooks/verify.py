@@ -1,4 +1,4 @@
-"""Is this webhook its sender's? One verifier for every HMAC scheme that can be told as data.
+"""Is this webhook its sender's? One verifier for every scheme that can be told as data.
 
 A :class:`Plan` is a scheme compiled once: what to read from a request, and which bytes were
 signed. A :class:`Verifier` is a plan with its keys. Signatures are over the raw body and the raw
@@ -79,7 +79,10 @@ class Verifier:
                     f"allowed are ±{self._tolerance_seconds:.0f} s"
                 )
         for index, key in enumerate(self._keys):
-            expected = hmac.digest(key, reading.message, self._algorithm)
+            if self._algorithm == "token":
+                expected = key
+            else:
+                expected = hmac.digest(key, reading.message, self._algorithm)
             for signature in reading.signatures:
                 if hmac.compare_digest(expected, signature):
                     return index
@@ -208,6 +211,8 @@ def _check(scheme: Scheme) -> None:
     """Refuse what would be no protection, or could never match, before a sender finds out."""
     if not scheme.header or not all(scheme.header):
         raise ValueError('header: none is named; write e.g. header = "X-Signature"')
+    if scheme.algorithm == "token" and scheme.timestamp:
+        raise ValueError("timestamp: a token protects none, so leave it out")
     names = _PLACEHOLDER.findall(scheme.signed)
     if "body" not in names:
         raise ValueError(
