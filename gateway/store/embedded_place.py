@@ -72,7 +72,7 @@ def choose_account(state_dir: Path) -> Account:
     """Return whom the server of *state_dir* runs as: ourselves, unless we are root."""
     if os.geteuid() != 0:
         return Account(os.geteuid(), os.getegid(), "the current user")
-    for home in _known_homes(state_dir):
+    for home in known_homes(state_dir):
         if (home / "data").is_dir():  # whoever owns the data goes on with it
             owner = (home / "data").stat()
             if owner.st_uid == 0:
@@ -108,6 +108,15 @@ def prepare_place(state_dir: Path, account: Account) -> Place:
         binaries=binaries,
         major=major,
     )
+
+
+def known_homes(state_dir: Path) -> Iterator[Path]:
+    """Yield each directory where the server of *state_dir* may have been placed, data or not."""
+    yield state_dir / "postgres"
+    if _record(state_dir).exists():
+        yield Path(_record(state_dir).read_text().strip())
+    else:
+        yield from (base / _digest(state_dir) for base in OUTSIDE)
 
 
 def remember_place(state_dir: Path, place: Place) -> None:
@@ -176,7 +185,7 @@ def _home(state_dir: Path, account: Account) -> Path:
 def _home_outside(state_dir: Path, account: Account, obstacle: Path | None) -> Path:
     """Return the home in a root-owned directory; *obstacle* keeps *account* out of state_dir."""
     record = _record(state_dir)
-    known = next((home for home in _known_homes(state_dir) if (home / "data").is_dir()), None)
+    known = next((home for home in known_homes(state_dir) if (home / "data").is_dir()), None)
     if record.exists() and known is None:
         raise EmbeddedFailed(
             f"{record} says that the data is in {record.read_text().strip()}, where there is none; "
@@ -195,14 +204,6 @@ def _home_outside(state_dir: Path, account: Account, obstacle: Path | None) -> P
         because=f"{account.name} cannot pass {obstacle}" if obstacle else f"{record} says so",
     )
     return home
-
-
-def _known_homes(state_dir: Path) -> Iterator[Path]:
-    yield state_dir / "postgres"
-    if _record(state_dir).exists():
-        yield Path(_record(state_dir).read_text().strip())
-    else:
-        yield from (base / _digest(state_dir) for base in OUTSIDE)
 
 
 def _record(state_dir: Path) -> Path:

@@ -1,0 +1,134 @@
+"""Databases for tests: one server per session, one migrated template, one clone per test.
+
+The server is that of ``GATEWAY_TEST_DATABASE_URL`` (its user needs CREATEDB), or an embedded one
+that starts with the first test that asks for a database. All this runs in a loop of its own on the
+main thread, so that it neither disturbs the tests' loops nor ends with one of them.
+"""
+
+import asyncio
+import itertools
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from gateway.store.embedded import EmbeddedPostgres
+from gateway.store.embedded_place import known_homes
+
+FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+
+
+class Databases:
+    """Makes and drops databases on one server, under names that no other session uses."""
+
+    def __init__(self, runner: asyncio.Runner, server_url: str) -> None:
+        self._runner = runner
+        self._server_url = server_url
+        self._prefix = f"gateway_test_{os.getpid()}_{secrets.token_hex(4)}"
+        self._numbers = itertools.count(1)
+        self._template: str | None = None
+
+    def migrated(self) -> AbstractContextManager[str]:
+        if self._template is None:
+            self._template = f"{self._prefix}_template"
+            self._execute(f'CREATE DATABASE "{self._template}"')
+            self._migrate(self._url(self._template))
+        return self._database(template=self._template)
+
+    def empty(self) -> AbstractContextManager[str]:
+        return self._database(template="template1")
+
+    def close(self) -> None:
+        if self._template is not None:
+            self._execute(f'DROP DATABASE IF EXISTS "{self._template}" WITH (FORCE)')
+
+    @contextmanager
+    def _database(self, *, template: str) -> Iterator[str]:
+        name = f"{self._prefix}_{next(self._numbers)}"
+        self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        try:
+            yield self._url(name)
+        finally:
+            self._execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+    def _migrate(self, url: str) -> None:
+        from gateway.store.migrations import migrate
+
+        self._runner.run(migrate(url))
+
+    def _url(self, name: str) -> str:
+        return urlsplit(self._server_url)._replace(path=f"/{name}").geturl()
+
+    def _execute(self, statement: str) -> None:
+        async def run() -> None:
+            connection = await asyncpg.connect(self._server_url)
+            try:
+                await connection.execute(statement)
+            finally:
+                await connection.close()
+
+        self._runner.run(run())
+
+
+@pytest.fixture(scope="session")
+def databases() -> Iterator[Databases]:
+    # With a factory of its own the runner leaves the thread's current loop alone.
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner, _server(runner) as url:
+        made = Databases(runner, url)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    with databases.migrated() as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(databases: Databases) -> Iterator[str]:
+    """A database of the test's own, without our schema."""
+    with databases.empty() as url:
+        yield url
+
+
+@pytest.fixture
+def state_dir() -> Iterator[Path]:
+    """A directory that does not exist yet, for a server of the test's own."""
+    with _state_dir() as path:
+        yield path
+
+
+@contextmanager
+def _server(runner: asyncio.Runner) -> Iterator[str]:
+    if url := os.environ.get("GATEWAY_TEST_DATABASE_URL"):
+        yield url
+        return
+    with _state_dir() as path:
+        server = EmbeddedPostgres(path, settings=FAST)
+        try:
+            yield runner.run(server.start())
+        finally:
+            runner.run(server.stop())
+
+
+@contextmanager
+def _state_dir() -> Iterator[Path]:
+    """A short path, not below pytest's ``tmp_path``, which root's server account cannot pass."""
+    path = Path(tempfile.gettempdir()).resolve() / f"gateway-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        yield path
+    finally:
+        for home in known_homes(path):
+            shutil.rmtree(home, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
