@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
+
+_MAX_EXPONENT: Final = 1000  # far beyond any cap, and as far as factors up to 2 can be raised
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,8 +30,11 @@ def delay_seconds(
     of it, so that nobody calls early and a herd still spreads. Full and equal jitter are those of
     Brooker, "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015).
     """
-    exponent = min(attempt - 1, 64)
-    ceiling = min(policy.cap_seconds, policy.base_seconds * policy.factor**exponent)
+    try:
+        grown = policy.base_seconds * policy.factor ** min(max(attempt, 1) - 1, _MAX_EXPONENT)
+    except OverflowError:
+        grown = policy.cap_seconds
+    ceiling = min(policy.cap_seconds, grown)
     match policy.jitter:
         case "full":
             delay = random.uniform(0.0, ceiling)
@@ -37,6 +42,6 @@ def delay_seconds(
             delay = ceiling / 2 + random.uniform(0.0, ceiling / 2)
         case "none":
             delay = ceiling
-    if retry_after is None:
+    if retry_after is None or not retry_after > 0:
         return delay
     return max(delay, retry_after + random.uniform(0.0, min(ceiling, 0.1 * retry_after + 1.0)))

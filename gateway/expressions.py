@@ -18,7 +18,7 @@ from jinja2.runtime import Undefined
 from jinja2.utils import missing
 
 from gateway.errors import ExpressionInvalid, RenderFailed
-from gateway.sandbox import CONDITIONS, VALUES, Compiled, shown
+from gateway.sandbox import CONDITIONS, VALUES, Compiled, cut, shown, syntax_problem
 
 EVENT_NAMES: Final = frozenset(
     {"event", "headers", "query", "vendor", "event_type", "event_id", "correlation_id"}
@@ -34,11 +34,13 @@ MISSING: Final = missing
 
 Context = Mapping[str, Any]  # name → value
 
+MAX_LINE_CHARS: Final = 8000  # of a rendered path or header: what servers commonly take
+
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 _VENDOR: Final = re.compile(r"[^\s:/{}]+")
 _UNFIT_FOR_URL: Final = re.compile(r"[^!-~]|[#\"<>\\^`{|}]|%(?![0-9A-Fa-f]{2})")
-_UNFIT_FOR_HEADERS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
+UNFIT_FOR_HEADERS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Expression:
@@ -124,15 +126,20 @@ class Template:
             part if isinstance(part, str) else part.text(context) for part in self._parts
         )
 
-    def render_header(self, context: Context) -> str:
-        """Return the text of a header; what could end the header or start another is refused."""
+    def render_header(self, context: Context) -> str | None:
+        """Return the text of a header, or None to leave it out: its one ``{{ … }}`` is null.
+
+        What could end the header or start another is refused.
+        """
+        if self._one_hole and self.render(context) is None:
+            return None
         text = self.render_text(context)
-        if _UNFIT_FOR_HEADERS.search(text):
+        if UNFIT_FOR_HEADERS.search(text):
             raise RenderFailed(
                 f"{shown(str(self._value))}: the value holds a control character "
                 "(such as a line break), which a header cannot carry"
             )
-        return text.strip(" \t")
+        return self._bounded(text.strip(" \t"))
 
     def render_url(self, context: Context) -> str:
         """Return a path and query in which each substituted value is one segment or query value.
@@ -155,7 +162,7 @@ class Template:
                 raise part.failed("the value is no valid Unicode text") from None
         if has_dot_segment(url):
             raise RenderFailed(f"{shown(str(self._value))}: the path would hold '.' or '..'")
-        return url
+        return self._bounded(url)
 
     @classmethod
     def _of_text(cls, text: str, names: frozenset[str]) -> Template:
@@ -179,6 +186,18 @@ class Template:
         if all(item.constant for item in items):
             return cls(value)
         return cls(value, fill=fill, names=frozenset[str]().union(*(item.names for item in items)))
+
+    @property
+    def _one_hole(self) -> bool:
+        return len(self._parts) == 1 and not self.constant
+
+    def _bounded(self, line: str) -> str:
+        if len(line) > MAX_LINE_CHARS:
+            raise RenderFailed(
+                f"{shown(str(self._value))}: the result has {len(line)} characters; "
+                f"a path or header may have {MAX_LINE_CHARS}"
+            )
+        return line
 
     def _filled(self, context: Context) -> object:
         return self._value if self._fill is None else self._fill(context)
@@ -275,6 +294,8 @@ class _Hole:
     def value(self, context: Context) -> object:
         try:
             value = self._compiled.value(context)
+            if self._compiled.only_reads and type(value) in (dict, list):
+                return value  # as it was decoded, and perhaps large
             return value if type(value) is str or type(value) is int else _plain(value)
         except Exception as error:  # noqa: BLE001 - an operator's expression over a vendor's data
             raise self.failed(_reason(error)) from None
@@ -289,7 +310,7 @@ class _Hole:
             raise self.failed(str(error)) from None
 
     def failed(self, reason: str) -> RenderFailed:
-        return RenderFailed(f"{{{{ {shown(self.source)} }}}}: {reason}")
+        return RenderFailed(f"{{{{ {cut(self.source)} }}}}: {reason}")
 
 
 def _reason(error: Exception) -> str:
@@ -356,6 +377,6 @@ def _split(text: str, names: frozenset[str]) -> Iterator[str | _Hole]:
                 case _ if source is not None:
                     source.append(value)
     except TemplateSyntaxError as error:
-        raise ExpressionInvalid(f"{shown(text)}: {error.message}") from None
+        raise ExpressionInvalid(f"{shown(text)}: {syntax_problem(error)}") from None
     if source is not None:
         raise ExpressionInvalid(f"{shown(text)}: '{{{{' has no matching '}}}}'")

@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn, cast
 
 import msgspec
 from jinja2 import Template, TemplateError, nodes
-from jinja2.exceptions import SecurityError
+from jinja2.exceptions import SecurityError, TemplateSyntaxError
 from jinja2.filters import FILTERS
 from jinja2.nativetypes import NativeCodeGenerator
 from jinja2.parser import Parser
@@ -30,6 +30,9 @@ from gateway.errors import ExpressionInvalid
 _MAX_REPEATED: Final = 1 << 20  # items or characters made by one `*`
 _MAX_POWER_BITS: Final = 4096
 
+# Expressions of these alone return a part of the data as it is.
+_READS: Final = (nodes.Name, nodes.Getattr, nodes.Getitem, nodes.Const)
+
 # Jinja2's filters without those that reach attributes, speak HTML, or grow with a number.
 _KEPT_FILTERS: Final = re.split(
     r"\s+",
@@ -42,7 +45,7 @@ _KEPT_FILTERS: Final = re.split(
 class Compiled:
     """One expression, ready to run on any context."""
 
-    __slots__ = ("_run", "environment", "names")
+    __slots__ = ("_run", "environment", "names", "only_reads")
 
     def __init__(self, environment: Environment, text: str, names: frozenset[str]) -> None:
         """Compile *text*, which may read *names*; :class:`ExpressionInvalid` tells what is wrong.
@@ -57,9 +60,12 @@ class Compiled:
                 parser.fail(f"unexpected {parser.stream.current.value!r} after the expression")
             tree.set_environment(environment)
             self.names = _check(tree, environment, text, names)
+            self.only_reads = all(isinstance(node, _READS) for node in tree.find_all(nodes.Expr))
             template = Template.from_code(environment, environment.compile(tree), {})
+        except TemplateSyntaxError as error:
+            raise ExpressionInvalid(f"{shown(text)}: {syntax_problem(error)}") from None
         except (TemplateError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise ExpressionInvalid(f"{shown(text)}: {error}") from None
+            raise ExpressionInvalid(f"{shown(text)}: {error or 'nested too deeply'}") from None
         self.environment = environment
         self._run = cast(Callable[[Frame], Iterator[Any]], template.root_render_func)
 
@@ -85,7 +91,18 @@ class Frame:
 
 def shown(text: str) -> str:
     """Return *text* as an error shows it: quoted, and cut to a bearable length."""
-    return repr(text if len(text) <= 120 else text[:119] + "…")
+    return repr(cut(text))
+
+
+def cut(text: str) -> str:
+    """Return *text*, or its beginning where it is too long to be read in an error."""
+    return text if len(text) <= 120 else text[:119] + "…"
+
+
+def syntax_problem(error: TemplateSyntaxError) -> str:
+    """Return what Jinja2 found wrong, in words that fit an expression."""
+    problem = (error.message or "syntax error").replace("end of template", "end")
+    return problem if error.lineno == 1 else f"{problem} (line {error.lineno} of it)"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
