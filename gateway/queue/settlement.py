@@ -1,0 +1,101 @@
+"""The way out: how attempts ended is committed in groups, and never lost while we live."""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+
+from gateway.errors import DatabaseUnavailable
+from gateway.queue.ready import ReadyQueue
+from gateway.store import jobs
+from gateway.store.batch import GroupCommit
+from gateway.store.database import Database
+from gateway.store.jobs import Settled
+from gateway.telemetry.logs import get_logger
+from gateway.telemetry.metrics import Metrics
+
+log = get_logger("gateway.settlement")
+
+
+class SettlementDesk:
+    """Takes outcomes and writes them, fenced. While the database is away they wait here."""
+
+    def __init__(self, db: Database, ready: ReadyQueue, *, node: str, metrics: Metrics) -> None:
+        self._db = db
+        self._ready = ready
+        self.node = node
+        self._metrics = metrics
+        self._batches: GroupCommit[Settled, None] = GroupCommit(
+            self._flush, max_rows=512, weigh=_excerpt_bytes
+        )
+        self.run = self._batches.run
+        self.finish = self._batches.finish
+
+    def record(self, item: Settled) -> None:
+        """Settle an attempt; its slot is free for the next at once."""
+        self._batches.submit(item)
+
+    async def _flush(self, batch: list[Settled]) -> list[None]:
+        doubtful = False  # an earlier try may have been committed: a mismatch proves nothing then
+        while True:
+            try:
+                began = perf_counter()
+                settled = await jobs.settle(self._db, batch, node=self.node)
+                self._metrics.group_commit_rows["settle"].observe(len(batch))
+                self._metrics.group_commit_seconds["settle"].observe(perf_counter() - began)
+                break
+            except DatabaseUnavailable as error:
+                log.warning("settle_postponed", jobs=len(batch), error=str(error))
+                doubtful = True
+                # Up or not, never spin: a conflict also comes here while the database is up.
+                await asyncio.sleep(0.2)
+                await self._db.wait_up()
+            except Exception:
+                if len(batch) == 1:
+                    log.exception("settle_refused", job_id=str(batch[0].job.id))
+                    batch = [_plain(batch[0])]
+                    continue
+                log.exception("batch_split", rows=len(batch))
+                for item in batch:
+                    await self._flush([item])
+                return [None] * len(batch)
+        for item in batch:
+            self._ready.forget(item.job)
+            if item.job.id in settled:
+                self._metrics.jobs_settled_total[item.job.vendor, item.job.route, item.state].inc()
+                self._after(item)
+            elif not doubtful:
+                self._metrics.lost_leases_total.inc()
+                log.warning("lease_lost", job_id=str(item.job.id), claim_no=item.job.claim_no)
+        return [None] * len(batch)
+
+    def _after(self, item: Settled) -> None:
+        if item.state == "scheduled":
+            self._ready.expect_due(item.delay_seconds)
+        for follow_up in item.follow_ups:
+            lane = self._ready.lanes.get(follow_up.vendor)
+            if follow_up.delay_seconds > 0:
+                self._ready.expect_due(follow_up.delay_seconds)
+            elif lane is not None:
+                lane.backlog = True
+                self._ready.wake.set()
+
+
+def _plain(item: Settled) -> Settled:
+    """Return *item* without the texts that PostgreSQL might have refused."""
+    return Settled(
+        job=item.job,
+        state=item.state,
+        attempt=item.attempt,
+        delay_seconds=item.delay_seconds,
+        outcome=item.outcome,
+        http_status=item.http_status,
+        error="the details of this attempt could not be stored; see the log",
+        started_at=item.started_at,
+        duration_ms=item.duration_ms,
+        follow_ups=item.follow_ups,
+    )
+
+
+def _excerpt_bytes(item: Settled) -> int:
+    return 500 + len(item.request or "") + len(item.response or "")

@@ -1,0 +1,163 @@
+"""The one door to PostgreSQL: a pool, the named queries, and what its errors mean to us."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from gateway.errors import DatabaseUnavailable
+from gateway.store.sql import query
+
+# A statement's own bound, in seconds; the server's is a little longer, so that a statement whose
+# connection we gave up on cannot commit much later.
+STATEMENT_SECONDS = 15.0
+
+_SETTINGS = {
+    "application_name": "integration-gateway",
+    # A custom plan sees today's table sizes and prunes partitions while planning. A generic plan
+    # made on an empty partition would scan it sequentially until somebody runs ANALYZE.
+    "plan_cache_mode": "force_custom_plan",
+    "jit": "off",
+    "timezone": "UTC",
+    "statement_timeout": str(int(STATEMENT_SECONDS * 1000) + 5000),
+    "idle_in_transaction_session_timeout": "60000",
+}
+
+# Every one of these passes by itself once the server, the network or the lock is back.
+_TRANSIENT = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresSystemError,
+    OSError,
+    TimeoutError,
+)
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """A pooled connection without session state, so that nothing needs resetting on release."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+class Database:
+    """A pool of connections. ``up`` tells whether the last thing that was tried went well."""
+
+    def __init__(self, dsn: str, *, pool: int) -> None:
+        self._dsn = dsn
+        self._size = pool
+        self._pool: Any = None
+        self._health = _Health()
+
+    @property
+    def up(self) -> bool:
+        """Return whether the database answered when it was last asked."""
+        return self._health.up.is_set()
+
+    async def wait_up(self) -> None:
+        """Wait until the database answers again."""
+        await self._health.up.wait()
+
+    async def wait_down(self) -> None:
+        """Wait until the database is found not to answer."""
+        await self._health.down.wait()
+
+    async def open(self) -> None:
+        """Open the pool; raises :class:`DatabaseUnavailable` when no connection can be had."""
+        with _translated(self._health):
+            self._pool = await asyncpg.create_pool(
+                self._dsn,
+                min_size=1,
+                max_size=self._size,
+                connection_class=_Connection,
+                server_settings=_SETTINGS,
+                command_timeout=STATEMENT_SECONDS,
+                timeout=10.0,
+                max_inactive_connection_lifetime=300.0,
+                max_cached_statement_lifetime=0,
+            )
+        self._health.set(True)
+
+    async def close(self) -> None:
+        """Close the pool, waiting a few seconds at most for connections in use."""
+        if self._pool is not None:
+            try:
+                await asyncio.wait_for(self._pool.close(), 5.0)
+            except (TimeoutError, *_TRANSIENT):
+                self._pool.terminate()
+
+    async def fetch(self, name: str, *args: Any) -> list[Any]:
+        """Run the named query and return its rows; a single statement commits by itself."""
+        with _translated(self._health):
+            async with self._pool.acquire(timeout=10.0) as connection:
+                rows: list[Any] = await connection.fetch(query(name), *args)
+        self._health.set(True)
+        return rows
+
+    async def fetch_sql(self, sql: str, *args: Any) -> list[Any]:
+        """Run *sql*, built by our own code, and return its rows."""
+        with _translated(self._health):
+            async with self._pool.acquire(timeout=10.0) as connection:
+                rows: list[Any] = await connection.fetch(sql, *args)
+        self._health.set(True)
+        return rows
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        """Hold one connection in a transaction; for the few acts that need several statements."""
+        with _translated(self._health):
+            async with (
+                self._pool.acquire(timeout=10.0) as connection,
+                connection.transaction(),
+            ):
+                yield connection
+        self._health.set(True)
+
+    async def probe(self) -> None:
+        """Ask the simplest question; raises :class:`DatabaseUnavailable`."""
+        await self.fetch_sql("SELECT 1")
+
+
+class _Health:
+    """Two events, so that both changes can be waited for."""
+
+    __slots__ = ("down", "up")
+
+    def __init__(self) -> None:
+        self.up = asyncio.Event()
+        self.down = asyncio.Event()
+
+    def set(self, up: bool) -> None:
+        (self.up if up else self.down).set()
+        (self.down if up else self.up).clear()
+
+
+class _translated:
+    """Turn what passes by itself into :class:`DatabaseUnavailable`; let our own mistakes through."""
+
+    __slots__ = ("_health",)
+
+    def __init__(self, health: _Health) -> None:
+        self._health = health
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, _TRANSIENT):
+            # A conflict between transactions says nothing about the server's health.
+            if not isinstance(
+                error, (asyncpg.TransactionRollbackError, asyncpg.LockNotAvailableError)
+            ):
+                self._health.set(False)
+            raise DatabaseUnavailable(f"PostgreSQL: {type(error).__name__}: {error}") from error

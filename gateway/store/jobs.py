@@ -1,0 +1,148 @@
+"""Jobs in the database: claim, settle, promote, release. Every write about a job is fenced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from gateway.model import Job, NewJob
+from gateway.store import events
+from gateway.store.database import Database
+
+# A larger body is read when its attempt begins, so that memory stays bounded.
+INLINE_BODY_BYTES = 32 << 10
+
+
+class Settled(msgspec.Struct, gc=False, kw_only=True):
+    """How one attempt ended, ready to be written."""
+
+    job: Job
+    state: str  # the state that the job goes to
+    attempt: int  # executions counted, this one included unless it was snoozed
+    delay_seconds: float = 0.0  # for scheduled: from the moment of the commit
+    outcome: str  # completed, retry, snooze, cancel, dead
+    http_status: int | None = None
+    error: str | None = None
+    started_at: datetime
+    duration_ms: float
+    request: str | None = None  # JSON
+    response: str | None = None  # JSON
+    follow_ups: tuple[NewJob, ...] = ()
+
+
+async def claim(
+    db: Database, rooms: Sequence[tuple[str, int, int]], *, node: str, floor: UUID
+) -> list[Job]:
+    """Take jobs of the backlog; *rooms* are (lane, room for the urgent, room for the oldest)."""
+    rows = await db.fetch(
+        "jobs.claim",
+        [room[0] for room in rooms],
+        [room[1] for room in rooms],
+        [room[2] for room in rooms],
+        node,
+        floor,
+        INLINE_BODY_BYTES,
+    )
+    return [_job(row) for row in rows]
+
+
+async def settle(db: Database, batch: Sequence[Settled], *, node: str) -> set[UUID]:
+    """Record outcomes, histories and follow-up jobs; return the ids that were still ours."""
+    follow_ups = [(item.job.id, job) for item in batch for job in item.follow_ups]
+    rows = await db.fetch(
+        "jobs.settle",
+        [s.job.id for s in batch],
+        [s.job.claim_no for s in batch],
+        [s.state for s in batch],
+        [s.attempt for s in batch],
+        [s.delay_seconds for s in batch],
+        [s.http_status for s in batch],
+        [s.error for s in batch],
+        [s.started_at for s in batch],
+        [s.duration_ms for s in batch],
+        [s.outcome for s in batch],
+        [s.request for s in batch],
+        [s.response for s in batch],
+        node,
+        [parent for parent, _ in follow_ups],
+        [f.id for _, f in follow_ups],
+        [f.event_id for _, f in follow_ups],
+        [f.route for _, f in follow_ups],
+        [f.vendor for _, f in follow_ups],
+        [f.kind for _, f in follow_ups],
+        [f.priority for _, f in follow_ups],
+        [f.ordering_key for _, f in follow_ups],
+        [f.delay_seconds for _, f in follow_ups],
+        [f.max_attempts for _, f in follow_ups],
+        [f.correlation_id for _, f in follow_ups],
+        [None if f.payload is None else f.payload.decode() for _, f in follow_ups],
+    )
+    return {row[0] for row in rows}
+
+
+async def promote(db: Database, *, limit: int, floor: UUID) -> dict[str, int]:
+    """Make due jobs claimable; return how many in which lane."""
+    rows = await db.fetch("jobs.promote", limit, floor)
+    return {row["vendor"]: row["jobs"] for row in rows}
+
+
+async def next_due_seconds(db: Database, *, floor: UUID) -> float | None:
+    """Return how long until the next scheduled job is due (negative: overdue); None: no such job."""
+    rows = await db.fetch("jobs.next_due", floor)
+    seconds: float | None = rows[0]["seconds"]
+    return seconds
+
+
+async def release(db: Database, ids: Iterable[UUID], *, node: str) -> int:
+    """Give held jobs back to the backlog, uncounted; return how many were still ours."""
+    return len(await db.fetch("jobs.release", list(ids), node))
+
+
+async def release_strays(db: Database, held: Iterable[UUID], *, node: str, floor: UUID) -> int:
+    """Give back what the database says *node* holds and *held* does not name."""
+    return len(await db.fetch("jobs.release_strays", floor, node, list(held)))
+
+
+async def mark_started(db: Database, started: Sequence[tuple[Job, datetime]]) -> set[UUID]:
+    """Write when each job's execution began; return the ids that are still ours."""
+    rows = await db.fetch(
+        "jobs.mark_started",
+        [job.id for job, _ in started],
+        [job.claim_no for job, _ in started],
+        [at for _, at in started],
+    )
+    return {row[0] for row in rows}
+
+
+async def backlog(db: Database, *, floor: UUID, limit: int) -> dict[str, int]:
+    """Return how many jobs wait in each lane, counting no further than *limit*."""
+    rows = await db.fetch("jobs.backlog", floor, limit)
+    return {row["vendor"]: row["jobs"] for row in rows}
+
+
+def _job(row: Any) -> Job:
+    event = None
+    if row["event_vendor"] is not None:
+        event = events.from_row(row, id=row["event_id"], vendor=row["event_vendor"])
+    payload = row["payload"]
+    return Job(
+        id=row["id"],
+        event_id=row["event_id"],
+        route=row["route"],
+        vendor=row["vendor"],
+        kind=row["kind"],
+        priority=row["priority"],
+        attempt=row["attempt"],
+        max_attempts=row["max_attempts"],
+        claim_no=row["claim_no"],
+        correlation_id=row["correlation_id"],
+        created_at=row["created_at"],
+        ordering_key=row["ordering_key"],
+        rescues=row["rescues"],
+        payload=None if payload is None else payload.encode(),
+        event=event,
+    )

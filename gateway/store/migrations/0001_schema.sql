@@ -1,0 +1,231 @@
+-- The data model. Tables that grow are partitioned by UUIDv7, which carries its time, into days:
+-- the primary key stays (id), look-ups by id touch one partition, and retention is DROP TABLE.
+
+CREATE TYPE gateway.job_state AS ENUM
+    ('scheduled', 'available', 'running', 'blocked', 'completed', 'dead', 'cancelled');
+
+
+-- Ids ---------------------------------------------------------------------------------------------
+
+-- The smallest id that a UUIDv7 made at or after this moment can have (RFC 9562, section 5.7).
+CREATE FUNCTION gateway.uuid7_floor(moment timestamptz) RETURNS uuid
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    RETURN (lpad(to_hex(floor(extract(epoch FROM moment) * 1000)::bigint), 12, '0')
+            || '00000000000000000000')::uuid;
+
+CREATE FUNCTION gateway.uuid7() RETURNS uuid
+    LANGUAGE sql VOLATILE PARALLEL SAFE
+    RETURN (lpad(to_hex(floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint), 12, '0')
+            || '7' || substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid;
+
+CREATE FUNCTION gateway.uuid7_time(id uuid) RETURNS timestamptz
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    RETURN to_timestamp(('x' || substr(replace(id::text, '-', ''), 1, 12))::bit(48)::bigint / 1000.0);
+
+
+-- What vendors told us ------------------------------------------------------------------------------
+
+CREATE TABLE gateway.events (
+    id             uuid PRIMARY KEY,
+    vendor         text NOT NULL,
+    event_type     text,
+    dedupe_key     text,
+    correlation_id text NOT NULL,
+    traceparent    text,
+    headers        jsonb NOT NULL,
+    query          text NOT NULL DEFAULT '',
+    body           bytea NOT NULL,
+    received_at    timestamptz NOT NULL
+) PARTITION BY RANGE (id);
+
+-- A caller's own correlation id is rare; the usual one is the event's id and found by the key.
+CREATE INDEX events_correlation ON gateway.events (correlation_id)
+    WHERE correlation_id <> id::text;
+
+-- The transactional lock on a sender's event: whoever inserts the row owns the event.
+CREATE TABLE gateway.dedupe_keys (
+    vendor     text NOT NULL,
+    key        text NOT NULL,
+    event_id   uuid NOT NULL,
+    expires_at timestamptz NOT NULL,
+    duplicates integer NOT NULL DEFAULT 0,
+    PRIMARY KEY (vendor, key)
+) WITH (fillfactor = 90);
+
+CREATE INDEX dedupe_keys_expiry ON gateway.dedupe_keys (expires_at);
+
+
+-- Units of work ---------------------------------------------------------------------------------------
+
+CREATE TABLE gateway.jobs (
+    id             uuid PRIMARY KEY,
+    event_id       uuid,
+    route          text NOT NULL,
+    vendor         text NOT NULL,                -- the lane
+    kind           text NOT NULL,
+    state          gateway.job_state NOT NULL,
+    priority       smallint NOT NULL DEFAULT 5 CHECK (priority BETWEEN 0 AND 9),
+    ordering_key   text,
+    run_at         timestamptz NOT NULL DEFAULT now(),
+    attempt        integer NOT NULL DEFAULT 0,   -- executions counted so far
+    max_attempts   integer NOT NULL,
+    node           text,
+    claim_no       integer NOT NULL DEFAULT 0,   -- fencing token: every change of hands adds one
+    rescues        integer NOT NULL DEFAULT 0,   -- how often a node died while holding it
+    correlation_id text NOT NULL,
+    replay_of      uuid,
+    last_status    integer,
+    last_error     text,
+    payload        jsonb,
+    created_at     timestamptz NOT NULL DEFAULT now(),
+    started_at     timestamptz,
+    finished_at    timestamptz,
+    -- These columns exist for the partial indexes below. None of them changes when a running job
+    -- completes, so that update touches no indexed column and stays HOT.
+    claimable      boolean GENERATED ALWAYS AS (state = 'available') STORED,
+    due_at         timestamptz GENERATED ALWAYS AS
+                       (CASE WHEN state = 'scheduled' THEN run_at END) STORED,
+    parked         boolean GENERATED ALWAYS AS (state = 'dead') STORED
+) PARTITION BY RANGE (id);
+
+CREATE INDEX jobs_event ON gateway.jobs (event_id);
+CREATE INDEX jobs_correlation ON gateway.jobs (correlation_id)
+    WHERE event_id IS NULL OR correlation_id <> event_id::text;
+CREATE INDEX jobs_urgent ON gateway.jobs (vendor, priority, id) WHERE claimable;
+CREATE INDEX jobs_oldest ON gateway.jobs (vendor, id) WHERE claimable;
+CREATE INDEX jobs_due ON gateway.jobs (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX jobs_dead ON gateway.jobs (vendor, id) WHERE parked;
+
+CREATE FUNCTION gateway.refuse_transition() RETURNS trigger
+    LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        RAISE EXCEPTION 'job %: a job cannot begin as %', NEW.id, NEW.state
+            USING ERRCODE = 'check_violation',
+                  HINT = 'A job begins as scheduled, available, running or blocked.';
+    END IF;
+    RAISE EXCEPTION 'job %: its state cannot change from % to %', OLD.id, OLD.state, NEW.state
+        USING ERRCODE = 'check_violation',
+              HINT = CASE WHEN OLD.state IN ('completed', 'dead', 'cancelled')
+                     THEN 'A finished job stays as it is: SELECT gateway.replay(id) makes a new one.'
+                     ELSE 'Use SELECT gateway.cancel(id) to stop a job that is not running.' END;
+END $$;
+
+-- The legal moves stand in the WHEN clauses, so that a legal one costs an expression, not a call.
+CREATE TRIGGER jobs_transition BEFORE UPDATE OF state ON gateway.jobs FOR EACH ROW
+    WHEN (OLD.state IS DISTINCT FROM NEW.state AND NOT CASE OLD.state
+        WHEN 'scheduled' THEN NEW.state IN ('available', 'cancelled')
+        WHEN 'available' THEN NEW.state IN ('running', 'cancelled')
+        WHEN 'blocked'   THEN NEW.state IN ('available', 'cancelled')
+        WHEN 'running'   THEN NEW.state IN ('completed', 'dead', 'cancelled', 'scheduled', 'available')
+        ELSE false END)
+    EXECUTE FUNCTION gateway.refuse_transition();
+
+CREATE TRIGGER jobs_beginning BEFORE INSERT ON gateway.jobs FOR EACH ROW
+    WHEN (NEW.state NOT IN ('scheduled', 'available', 'running', 'blocked'))
+    EXECUTE FUNCTION gateway.refuse_transition();
+
+
+-- History -------------------------------------------------------------------------------------------
+
+CREATE TABLE gateway.attempts (
+    job_id      uuid NOT NULL,
+    attempt     integer NOT NULL,
+    node        text NOT NULL,
+    started_at  timestamptz NOT NULL,
+    duration_ms double precision NOT NULL,
+    outcome     text NOT NULL,
+    http_status integer,
+    error       text,
+    request     jsonb,
+    response    jsonb,
+    PRIMARY KEY (job_id, attempt)
+) PARTITION BY RANGE (job_id);
+
+CREATE FUNCTION gateway.refuse_rewrite() RETURNS trigger
+    LANGUAGE plpgsql AS $$
+BEGIN
+    -- Maintenance moves rows between partitions; it says so for its own transaction.
+    IF current_setting('gateway.maintenance', true) = 'on' THEN
+        RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
+    END IF;
+    RAISE EXCEPTION '%.%: history is append-only, % is refused', TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_OP
+        USING ERRCODE = 'insufficient_privilege',
+              HINT = 'Retention drops whole partitions: database.retention in the configuration.';
+END $$;
+
+CREATE TRIGGER events_append_only BEFORE UPDATE OR DELETE ON gateway.events
+    FOR EACH ROW EXECUTE FUNCTION gateway.refuse_rewrite();
+CREATE TRIGGER attempts_append_only BEFORE UPDATE OR DELETE ON gateway.attempts
+    FOR EACH ROW EXECUTE FUNCTION gateway.refuse_rewrite();
+
+
+-- Nodes and vendors ---------------------------------------------------------------------------------
+
+-- One row per living process. seen_at is the database's clock; a node not seen for its lease is
+-- dead. oldest_held bounds the ids that its jobs can have from below, so that a rescue reads only
+-- the young end of the jobs table.
+CREATE TABLE gateway.nodes (
+    node        text PRIMARY KEY,
+    started_at  timestamptz NOT NULL DEFAULT now(),
+    seen_at     timestamptz NOT NULL DEFAULT now(),
+    lease       interval NOT NULL,
+    version     text NOT NULL,
+    oldest_held uuid NOT NULL
+) WITH (fillfactor = 50);
+
+CREATE TABLE gateway.vendor_state (
+    vendor       text PRIMARY KEY,
+    paused       boolean NOT NULL DEFAULT false,
+    parked_until timestamptz,
+    limiter      jsonb,                            -- the calls that long rate windows still count
+    updated_at   timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 50);
+
+
+-- Partitions ------------------------------------------------------------------------------------------
+
+-- The default partitions catch ids from a clock that is far off; they are empty otherwise.
+CREATE TABLE gateway.events_default PARTITION OF gateway.events DEFAULT;
+CREATE TABLE gateway.jobs_default PARTITION OF gateway.jobs DEFAULT WITH (fillfactor = 70);
+CREATE TABLE gateway.attempts_default PARTITION OF gateway.attempts DEFAULT;
+
+-- Days whose jobs are all finished, for good: final states are final and new ids are young. Claims
+-- and rescues start at the first day that is not here, retention drops days that are.
+CREATE TABLE gateway.sealed_days (
+    day       date PRIMARY KEY,
+    sealed_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- Make the partitions of one day (UTC) of all three tables; return whether any was missing.
+-- A day whose ids already went to a default partition stays there: moving them would lock.
+CREATE FUNCTION gateway.make_partitions(day date) RETURNS boolean
+    LANGUAGE plpgsql AS $$
+DECLARE
+    suffix  text := to_char(day, 'YYYYMMDD');
+    low     uuid := gateway.uuid7_floor(day::timestamp AT TIME ZONE 'UTC');
+    high    uuid := gateway.uuid7_floor((day + 1)::timestamp AT TIME ZONE 'UTC');
+    made    boolean := false;
+    storage text;
+    parent  text;
+    strays  boolean;
+BEGIN
+    FOREACH parent IN ARRAY ARRAY['events', 'jobs', 'attempts'] LOOP
+        CONTINUE WHEN to_regclass(format('gateway.%I', parent || '_' || suffix)) IS NOT NULL;
+        EXECUTE format('SELECT EXISTS (SELECT FROM gateway.%I WHERE %I >= %L AND %I < %L)',
+                       parent || '_default',
+                       CASE parent WHEN 'attempts' THEN 'job_id' ELSE 'id' END, low,
+                       CASE parent WHEN 'attempts' THEN 'job_id' ELSE 'id' END, high) INTO strays;
+        CONTINUE WHEN strays;
+        -- LIKE and ATTACH, since PARTITION OF would lock the parent against every query.
+        storage := CASE parent WHEN 'jobs' THEN 'WITH (fillfactor = 70, '
+                       'autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 1)'
+                   ELSE '' END;
+        EXECUTE format('CREATE TABLE gateway.%I (LIKE gateway.%I INCLUDING ALL) %s',
+                       parent || '_' || suffix, parent, storage);
+        EXECUTE format('ALTER TABLE gateway.%I ATTACH PARTITION gateway.%I FOR VALUES FROM (%L) TO (%L)',
+                       parent, parent || '_' || suffix, low, high);
+        made := true;
+    END LOOP;
+    RETURN made;
+END $$;

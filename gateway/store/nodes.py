@@ -1,0 +1,36 @@
+"""Nodes: who lives, who is dead, and what becomes of a dead one's jobs."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from gateway.store.database import Database
+from gateway.store.sql import query
+
+
+async def register(db: Database, node: str, *, lease_seconds: float, version: str) -> None:
+    """Announce *node*, a name that no process had before."""
+    await db.fetch("nodes.register", node, lease_seconds, version)
+
+
+async def renew(db: Database, node: str, *, oldest_held: UUID | None) -> tuple[bool, bool]:
+    """Prolong the lease. Returns whether *node* still lives, and whether another's lease ran out."""
+    rows = await db.fetch("nodes.renew", node, oldest_held)
+    return (True, bool(rows[0]["others_expired"])) if rows else (False, False)
+
+
+async def resign(db: Database, node: str) -> None:
+    """Say that *node* is gone on purpose and holds nothing."""
+    await db.fetch("nodes.resign", node)
+
+
+async def rescue(db: Database) -> dict[str, dict[str, int]]:
+    """Bury the nodes whose lease has run out; return their jobs given back, by node and lane."""
+    rescued: dict[str, dict[str, int]] = {}
+    async with db.transaction() as connection:
+        for grave in await connection.fetch(query("nodes.bury")):
+            rows = await connection.fetch(
+                query("nodes.rescue"), grave["node"], grave["oldest_held"]
+            )
+            rescued[grave["node"]] = {row["vendor"]: row["jobs"] for row in rows}
+    return rescued

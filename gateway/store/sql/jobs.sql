@@ -1,0 +1,141 @@
+-- name: claim
+-- Take the most urgent jobs of the backlog for each lane that has room, and a few of the oldest
+-- whatever their priority, so that nothing starves. $1 lanes, $2 room for the urgent, $3 room for
+-- the oldest, $4 node, $5 the floor under the ids of unfinished jobs (prunes old partitions),
+-- $6 the largest body in bytes worth carrying along.
+WITH me AS (
+    -- A node that a rescuer has buried claims nothing; see events.accept.
+    SELECT node FROM gateway.nodes WHERE node = $4 FOR KEY SHARE
+), wanted AS (
+    SELECT w.* FROM unnest($1::text[], $2::int[], $3::int[]) AS w (lane, urgent, oldest), me
+), picked AS MATERIALIZED (
+    SELECT u.id
+    FROM wanted w CROSS JOIN LATERAL (
+        SELECT j.id FROM gateway.jobs j
+        WHERE j.vendor = w.lane AND j.claimable AND j.id >= $5
+        ORDER BY j.priority, j.id
+        LIMIT w.urgent
+        FOR UPDATE SKIP LOCKED) u
+    UNION  -- both may pick the same row
+    SELECT o.id
+    FROM wanted w CROSS JOIN LATERAL (
+        SELECT j.id FROM gateway.jobs j
+        WHERE j.vendor = w.lane AND j.claimable AND j.id >= $5
+        ORDER BY j.id
+        LIMIT w.oldest
+        FOR UPDATE SKIP LOCKED) o
+), claimed AS (
+    UPDATE gateway.jobs j
+    SET state = 'running', node = $4, claim_no = j.claim_no + 1, started_at = NULL
+    WHERE j.id = ANY (ARRAY (SELECT id FROM picked)) AND j.id >= $5 AND j.claimable
+    RETURNING j.id, j.event_id, j.route, j.vendor, j.kind, j.priority, j.attempt, j.max_attempts,
+              j.claim_no, j.correlation_id, j.created_at, j.ordering_key, j.rescues,
+              j.payload::text AS payload
+), floor AS (
+    -- The rescue relies on it: no job of a node has an id below its oldest_held.
+    UPDATE gateway.nodes
+    SET oldest_held = least(oldest_held, (SELECT id FROM claimed ORDER BY id LIMIT 1))
+    WHERE node = $4 AND oldest_held > (SELECT id FROM claimed ORDER BY id LIMIT 1)
+)
+SELECT c.*, e.vendor AS event_vendor, e.event_type, e.dedupe_key, e.traceparent,
+       e.headers::text AS headers, e.query, e.body, e.received_at
+FROM claimed c
+LEFT JOIN LATERAL (
+    SELECT vendor, event_type, dedupe_key, traceparent, headers, query, received_at,
+           CASE WHEN octet_length(body) <= $6 THEN body END AS body
+    FROM gateway.events WHERE id = c.event_id) e ON true
+ORDER BY c.priority, c.id
+
+-- name: settle
+-- Record how attempts ended, fenced: a row whose claim_no moved on, or that is not running any
+-- more, is somebody else's by now and stays as it is. The history and the follow-up jobs are
+-- written only for the rows that matched. Returns those.
+WITH outcome AS MATERIALIZED (
+    SELECT *
+    FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[], $5::float8[], $6::int[], $7::text[],
+                $8::timestamptz[], $9::float8[], $10::text[], $11::text[], $12::text[])
+        AS o (id, claim_no, state, attempt, delay_seconds, http_status, error,
+              started_at, duration_ms, outcome, request, response)
+), settled AS (
+    UPDATE gateway.jobs j
+    SET state       = o.state::gateway.job_state,
+        attempt     = o.attempt,
+        run_at      = CASE o.state WHEN 'scheduled' THEN now() + make_interval(secs => o.delay_seconds)
+                      ELSE j.run_at END,
+        node        = CASE WHEN o.state IN ('scheduled', 'available') THEN NULL ELSE j.node END,
+        last_status = coalesce(o.http_status, j.last_status),
+        last_error  = o.error,
+        started_at  = o.started_at,
+        finished_at = CASE WHEN o.state IN ('completed', 'dead', 'cancelled') THEN now() END
+    FROM outcome o
+    WHERE j.id = o.id AND j.id = ANY ($1) AND j.claim_no = o.claim_no AND j.state = 'running'
+    RETURNING j.id, j.node
+), history AS (
+    INSERT INTO gateway.attempts (job_id, attempt, node, started_at, duration_ms, outcome,
+                                  http_status, error, request, response)
+    SELECT o.id, o.attempt, $13, o.started_at, o.duration_ms, o.outcome,
+           o.http_status, o.error, o.request::jsonb, o.response::jsonb
+    FROM outcome o
+    WHERE o.outcome <> 'snooze' AND o.id IN (SELECT id FROM settled)
+), follow_up AS (
+    INSERT INTO gateway.jobs (id, event_id, route, vendor, kind, state, priority, ordering_key,
+                              run_at, max_attempts, correlation_id, payload)
+    SELECT f.id, f.event_id, f.route, f.vendor, f.kind,
+           CASE WHEN f.delay_seconds > 0 THEN 'scheduled' ELSE 'available' END::gateway.job_state,
+           f.priority, f.ordering_key, now() + make_interval(secs => f.delay_seconds),
+           f.max_attempts, f.correlation_id, f.payload::jsonb
+    FROM unnest($14::uuid[], $15::uuid[], $16::uuid[], $17::text[], $18::text[], $19::text[],
+                $20::int[], $21::text[], $22::float8[], $23::int[], $24::text[], $25::text[])
+        AS f (parent_id, id, event_id, route, vendor, kind,
+              priority, ordering_key, delay_seconds, max_attempts, correlation_id, payload)
+    WHERE f.parent_id IN (SELECT id FROM settled)
+)
+SELECT id FROM settled
+
+-- name: promote
+-- Make due jobs claimable; return their lanes. $1 how many at most, $2 the floor under the ids.
+WITH due AS MATERIALIZED (
+    SELECT id FROM gateway.jobs
+    WHERE due_at <= now() AND id >= $2
+    ORDER BY due_at
+    LIMIT $1
+    FOR UPDATE SKIP LOCKED
+), promoted AS (
+    UPDATE gateway.jobs SET state = 'available'
+    WHERE id = ANY (ARRAY (SELECT id FROM due)) AND id >= $2 AND state = 'scheduled'
+    RETURNING vendor
+)
+SELECT vendor, count(*) AS jobs FROM promoted GROUP BY vendor
+
+-- name: next_due
+SELECT extract(epoch FROM min(due_at) - now())::float8 AS seconds
+FROM gateway.jobs WHERE due_at IS NOT NULL AND id >= $1
+
+-- name: release
+-- Give jobs that this node holds back to the backlog, uncounted: at shutdown, or because their
+-- lane cannot run for long. Returns what was given back.
+UPDATE gateway.jobs
+SET state = 'available', node = NULL, claim_no = claim_no + 1, started_at = NULL
+WHERE id = ANY ($1::uuid[]) AND node = $2 AND state = 'running'
+RETURNING id
+
+-- name: release_strays
+-- After a lost connection a claim or an intake may have committed without our knowing: give back
+-- whatever the database says is ours and our memory does not hold.
+UPDATE gateway.jobs
+SET state = 'available', node = NULL, claim_no = claim_no + 1, started_at = NULL
+WHERE id >= $1 AND node = $2 AND state = 'running' AND id <> ALL ($3::uuid[])
+RETURNING id
+
+-- name: mark_started
+-- Say which of the held jobs are executing. Returns those that are still ours.
+UPDATE gateway.jobs j SET started_at = s.started_at
+FROM unnest($1::uuid[], $2::int[], $3::timestamptz[]) AS s (id, claim_no, started_at)
+WHERE j.id = s.id AND j.id = ANY ($1) AND j.claim_no = s.claim_no AND j.state = 'running'
+RETURNING j.id
+
+-- name: backlog
+-- How many jobs wait in each lane, counting no further than $2 in all.
+SELECT vendor, count(*) AS jobs
+FROM (SELECT vendor FROM gateway.jobs WHERE claimable AND id >= $1 LIMIT $2) b
+GROUP BY vendor

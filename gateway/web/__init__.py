@@ -1,0 +1,1 @@
+"""HTTP in: webhooks at the public door, operators at their own."""

@@ -1,0 +1,325 @@
+"""The public door: a webhook is read, verified, identified, committed, and only then answered."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from datetime import UTC, datetime
+from uuid import UUID
+
+import msgspec
+import uuid_utils.compat
+from aiohttp import web
+
+from gateway.config.model import Webhook
+from gateway.errors import DatabaseUnavailable, SignatureRefused
+from gateway.model import Event
+from gateway.queue.acceptance import AcceptanceDesk, Receipt
+from gateway.routing import Router
+from gateway.store.events import Acceptance
+from gateway.telemetry.logs import get_logger
+from gateway.telemetry.metrics import Metrics
+from gateway.webhooks.decompress import inflate
+from gateway.webhooks.extract import UNDECODED, compile_dedupe, compile_event_type, decode_body
+from gateway.webhooks.verify import SignedRequest, Verifier
+
+log = get_logger("gateway.intake")
+
+PREFIX = "/webhooks/"
+BODY_SECONDS = 20.0  # for the whole body of one request
+RETRY_AFTER_SECONDS = 5
+INFLATED_TIMES = 10  # a compressed body may grow to this many times max_body
+
+# Proof of identity that is not ours to keep: the signature schemes cover the rest.
+_SECRET_HEADERS = frozenset(
+    {"authorization", "proxy-authorization", "cookie", "x-gitlab-token", "x-api-key"}
+)
+_SANE_CORRELATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}").fullmatch
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
+).fullmatch
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Door(msgspec.Struct, frozen=True, kw_only=True):
+    """One vendor's webhook settings, compiled."""
+
+    config: Webhook
+    verifier: Verifier | None
+    find_event_type: Callable[[Mapping[str, str], object, bytes], str | None]
+    find_dedupe_key: Callable[[Mapping[str, str], object, bytes], str | None]
+    decodes: bool  # whether anything but a route's expression needs the decoded body
+
+
+class Refusal(Exception):  # noqa: N818  # an answer, not a failure
+    """Ends a request early with an answer that is no success."""
+
+    def __init__(
+        self,
+        status: int,
+        error: str,
+        *,
+        result: str = "refused",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self.status = status
+        self.error = error
+        self.result = result
+        self.headers = headers or {}
+        super().__init__(error)
+
+
+def open_doors(webhooks: Mapping[str, Webhook]) -> dict[str, Door]:
+    """Compile every vendor's webhook settings; ``ValueError`` for a key that cannot be decoded."""
+    doors = {}
+    for name, config in webhooks.items():
+        scheme = config.verify
+        event_type = config.event_type or (scheme.event_type if scheme else "")
+        dedupe = config.dedupe or (scheme.dedupe if scheme else "hash")
+        doors[name] = Door(
+            config=config,
+            verifier=Verifier(scheme, [s.value for s in config.secrets]) if scheme else None,
+            find_event_type=compile_event_type(event_type),
+            find_dedupe_key=compile_dedupe(dedupe),
+            decodes="body:" in event_type or "body:" in dedupe,
+        )
+    return doors
+
+
+class Intake:
+    """Answers the public listener. ``doors`` may be replaced while it runs."""
+
+    def __init__(
+        self,
+        doors: Mapping[str, Door],
+        *,
+        router: Router,
+        desk: AcceptanceDesk,
+        backlog_full: Callable[[], bool],
+        metrics: Metrics,
+    ) -> None:
+        self.doors = dict(doors)
+        self.router = router
+        self.draining = False
+        self._desk = desk
+        self._backlog_full = backlog_full
+        self._metrics = metrics
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer any request of the public listener; never raises but when cancelled."""
+        correlation_id = _correlation_id(request)
+        try:
+            return await self.receive_webhook(request, correlation_id)
+        except Refusal as refusal:
+            return self._refuse(request, refusal, correlation_id)
+        except (ConnectionError, web.RequestPayloadError) as error:
+            # The sender went away in the middle of its body; the answer reaches nobody.
+            log.info("sender_vanished", path=request.path[:200], error=str(error))
+            return _json(400, {"error": "the body did not arrive"}, correlation_id)
+        except Exception:
+            log.exception("intake_failed", path=request.path[:200])
+            return _json(500, {"error": "internal error"}, correlation_id)
+
+    async def receive_webhook(
+        self, request: web.BaseRequest, correlation_id: str
+    ) -> web.StreamResponse:
+        """Take one webhook in; the answer follows COMMIT."""
+        began = time.perf_counter()
+        door = self._door(request)
+        vendor = door.config.vendor
+        self._check_open()
+        body = await _read_body(request, door.config.max_body_bytes)
+        self._verify(door, request, body)
+
+        headers = request.headers
+        received_at = datetime.now(UTC)
+        decoded: object = UNDECODED
+        if door.decodes or self.router.decodes(vendor):
+            decoded = _decode(door, body, headers)
+        event_id = uuid_utils.compat.uuid7()
+        event = Event(
+            id=event_id,
+            vendor=vendor,
+            event_type=door.find_event_type(headers, decoded, body),
+            dedupe_key=door.find_dedupe_key(headers, decoded, body),
+            correlation_id=correlation_id or str(event_id),
+            traceparent=_traceparent(headers),
+            headers=_kept_headers(headers),
+            query=request.rel_url.raw_query_string[:8192],
+            body=body,
+            received_at=received_at,
+        )
+        jobs = self.router.jobs_for(event, decoded)
+        try:
+            receipt = await self._desk.accept(
+                Acceptance(event, jobs, door.config.dedupe_window_seconds)
+            )
+        except DatabaseUnavailable as error:
+            log.warning("webhook_postponed", vendor=vendor, error=str(error))
+            raise _unavailable("cannot store webhooks at the moment") from None
+        self._metrics.webhooks_total[vendor, "duplicate" if receipt.duplicate else "accepted"].inc()
+        self._metrics.webhook_seconds[vendor].observe(time.perf_counter() - began)
+        return _receipt(door, receipt, event.correlation_id)
+
+    def _door(self, request: web.BaseRequest) -> Door:
+        path = request.path
+        door = self.doors.get(path[len(PREFIX) :]) if path.startswith(PREFIX) else None
+        if door is None:
+            raise Refusal(404, "no such vendor or path")
+        if request.method != "POST":
+            raise Refusal(405, "only POST is answered here", headers={"Allow": "POST"})
+        return door
+
+    def _check_open(self) -> None:
+        if self.draining:
+            raise _unavailable("shutting down")
+        if self._backlog_full():
+            raise _unavailable("too many jobs wait already")
+
+    def _verify(self, door: Door, request: web.BaseRequest, body: bytes) -> None:
+        if door.verifier is None:
+            return
+        signed = SignedRequest(request.method, request.path_qs, request.headers, body)
+        try:
+            door.verifier.verify(signed, time.time())
+        except SignatureRefused as refused:
+            log.warning("webhook_unverified", vendor=door.config.vendor, reason=refused.reason)
+            raise Refusal(401, "not verified", result="unverified") from None
+
+    def _refuse(
+        self, request: web.BaseRequest, refusal: Refusal, correlation_id: str
+    ) -> web.StreamResponse:
+        vendor = request.path.removeprefix(PREFIX)
+        self._metrics.webhooks_total[vendor, refusal.result].inc()
+        response = _json(
+            refusal.status, {"error": refusal.error}, correlation_id, headers=refusal.headers
+        )
+        if refusal.status == 413 or not request.content.is_eof():
+            # Nothing more is read from this connection: the body could go on for ever.
+            response.force_close()
+        return response
+
+
+async def _read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
+    """Return the raw body, at most *max_bytes* of it, within BODY_SECONDS."""
+    content = request.content
+    if content.is_eof() and content.total_bytes <= max_bytes:
+        return content.read_nowait(-1)  # it came with the headers: the common case
+    too_large = Refusal(413, f"the body is larger than {max_bytes} bytes", result="too_large")
+    if (request.content_length or 0) > max_bytes:
+        raise too_large
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        assert request.transport is not None  # noqa: S101  # the request has just arrived on it
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    chunks = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while chunk := await content.readany():
+                size += len(chunk)
+                if size > max_bytes:
+                    raise too_large
+                chunks.append(chunk)
+    except TimeoutError:
+        raise Refusal(408, f"the body did not arrive within {BODY_SECONDS:g} s") from None
+    return b"".join(chunks)
+
+
+def _decode(door: Door, body: bytes, headers: Mapping[str, str]) -> object:
+    encoding = headers.get("content-encoding")
+    if encoding:
+        inflated = inflate(body, encoding, INFLATED_TIMES * door.config.max_body_bytes)
+        if inflated is None:
+            return UNDECODED
+        body = inflated
+    return decode_body(body, headers.get("content-type"))
+
+
+def _correlation_id(request: web.BaseRequest) -> str:
+    """Return the caller's correlation id if it is a sane one, else nothing."""
+    given = request.headers.get("x-correlation-id")
+    return given if given is not None and _SANE_CORRELATION_ID(given) else ""
+
+
+def _traceparent(headers: Mapping[str, str]) -> str | None:
+    """Return the W3C trace context if it is well-formed (Trace Context, section 3.2)."""
+    given = headers.get("traceparent")
+    return given if given is not None and len(given) < 256 and _TRACEPARENT(given) else None
+
+
+def _kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers with names in lower case, repeated ones joined, secrets masked."""
+    kept: dict[str, str] = {}
+    for name, value in headers.items():
+        name = name.lower()  # noqa: PLW2901
+        if name in _SECRET_HEADERS:
+            kept[name] = "***"
+        elif name in kept:
+            kept[name] += ", " + value
+        else:
+            kept[name] = value
+    try:
+        plain = b"\\u0000" not in _encode(kept)
+    except UnicodeEncodeError:  # bytes that are no UTF-8 arrive as lone surrogates
+        plain = False
+    return kept if plain else {_printable(n): _printable(v) for n, v in kept.items()}
+
+
+def _printable(text: str) -> str:
+    raw = text.encode("utf-8", "surrogateescape")
+    return raw.decode("utf-8", "replace").replace("\x00", "\ufffd")
+
+
+def _receipt(door: Door, receipt: Receipt, correlation_id: str) -> web.Response:
+    override = door.config.response
+    status = 200 if receipt.duplicate else 202
+    if override.status != 202:
+        status = override.status
+    if override.body is not None:
+        return _answer(status, override.body.encode(), correlation_id, "text/plain; charset=utf-8")
+    body = b'{"event_id": "%s", "jobs": %d, "duplicate": %s}' % (
+        str(receipt.event_id).encode(),
+        receipt.jobs,
+        b"true" if receipt.duplicate else b"false",
+    )
+    return _answer(status, body, correlation_id, "application/json")
+
+
+def _unavailable(error: str) -> Refusal:
+    return Refusal(
+        503, error, result="unavailable", headers={"Retry-After": str(RETRY_AFTER_SECONDS)}
+    )
+
+
+def _json(
+    status: int, body: object, correlation_id: str, *, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    return _answer(
+        status,
+        _encode(body),
+        correlation_id or str(uuid_utils.compat.uuid7()),
+        "application/json",
+        headers,
+    )
+
+
+def _answer(
+    status: int,
+    body: bytes,
+    correlation_id: str,
+    content_type: str,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    return web.Response(
+        status=status,
+        body=body,
+        headers={
+            "Content-Type": content_type,
+            "X-Correlation-ID": correlation_id,
+            "Server": "gateway",
+            **(headers or {}),
+        },
+    )

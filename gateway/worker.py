@@ -1,0 +1,469 @@
+"""The worker: runs one attempt of one job and says how it ended.
+
+Handlers return an outcome; :meth:`Worker.run_attempt` alone turns exceptions into outcomes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from random import Random
+from time import perf_counter
+from typing import Any, assert_never
+from uuid import UUID
+
+import msgspec
+
+from gateway import backoff
+from gateway.backoff import RetryPolicy
+from gateway.errors import ConfigInvalid, DatabaseUnavailable, Fault, GatewayError, RenderFailed
+from gateway.model import (
+    Cancel,
+    Completed,
+    Dead,
+    Event,
+    Exchange,
+    Job,
+    Outcome,
+    Retry,
+    Snooze,
+)
+from gateway.queue.ready import Execution, ReadyQueue
+from gateway.queue.settlement import SettlementDesk
+from gateway.routing import CompiledRoute, Router
+from gateway.store import events, jobs
+from gateway.store.database import Database
+from gateway.store.jobs import Settled
+from gateway.telemetry.logs import get_logger
+from gateway.telemetry.metrics import Metrics
+from gateway.vendors.classify import CallFailed, classify
+from gateway.vendors.client import Call, Reply, VendorClient
+from gateway.vendors.redact import describe_reply, describe_request
+from gateway.webhooks.extract import UNDECODED, decode_body
+
+log = get_logger("gateway.worker")
+
+MAX_ERROR_CHARS = 2000
+BREAKER_OPEN = "the breaker is open"
+
+_encode = msgspec.json.Encoder().encode
+
+Handler = Callable[["JobContext"], Awaitable[Outcome | None]]
+
+
+class CallUnsuccessful(GatewayError):
+    """A call made by a handler did not succeed; carries what its vendor's rules make of it."""
+
+    def __init__(self, outcome: Retry | Dead, reply: Reply | None) -> None:
+        self.outcome = outcome
+        self.reply = reply
+        super().__init__(outcome.reason)
+
+
+class Worker:
+    """Runs attempts. One for the whole process; the lanes decide when it is called, and how often."""
+
+    def __init__(
+        self,
+        db: Database,
+        ready: ReadyQueue,
+        settlement: SettlementDesk,
+        *,
+        router: Router,
+        clients: Mapping[str, VendorClient],
+        handlers: Mapping[str, Handler],
+        metrics: Metrics,
+        random: Random,
+        handler_timeout_seconds: float,
+        excerpt_bytes: int,
+    ) -> None:
+        self._db = db
+        self._ready = ready
+        self._settlement = settlement
+        self._router = router
+        self._clients = clients
+        self._handlers = handlers
+        self._metrics = metrics
+        self._random = random
+        self._handler_timeout_seconds = handler_timeout_seconds
+        self._excerpt_bytes = excerpt_bytes
+
+    async def run_attempt(self, job: Job) -> None:
+        """Execute *job* once and have the outcome settled. Raises nothing but CancelledError.
+
+        A cancelled attempt is not settled: whoever cancels releases the job.
+        """
+        started_at = datetime.now(UTC)
+        loop = asyncio.get_running_loop()
+        self._ready.executing[job.id] = Execution(job, started_at, loop.time())
+        began = perf_counter()
+        exchange: Exchange | None = None
+        route = self._router.route(job.route)
+        try:
+            if job.rescues and not await self._mark_started(job, started_at):
+                return
+            outcome, exchange = await self._execute(job, route)
+        except DatabaseUnavailable:
+            # Nothing was attempted: the body could not be read, or the start not be written.
+            outcome = Snooze(1.0, "the database was away")
+        except CallFailed as failure:
+            outcome = Retry(str(failure))
+        except Exception as error:  # noqa: BLE001  # the door: whatever a handler does, it ends here
+            log.warning("attempt_raised", job_id=str(job.id), route=job.route, exc_info=error)
+            outcome = Retry(f"{type(error).__name__}: {error}")
+        finally:
+            del self._ready.executing[job.id]
+        duration_ms = (perf_counter() - began) * 1000.0
+        self._settle(job, route, outcome, exchange, started_at, duration_ms)
+
+    # Executing ----------------------------------------------------------------------------------
+
+    async def _execute(
+        self, job: Job, route: CompiledRoute | None
+    ) -> tuple[Outcome, Exchange | None]:
+        if route is None:
+            return Dead(f"route {job.route!r} is no longer configured"), None
+        event = await self._event(job)
+        if event is None:
+            return Dead("its event is gone: the retention has dropped it"), None
+        match job.kind:
+            case "call":
+                return await self._call(job, route, event)
+            case "handler":
+                return await self._handle(job, route, event)
+            case _:
+                return Dead(f"no handler for jobs of kind {job.kind!r}"), None
+
+    async def _event(self, job: Job) -> Event | None:
+        event = job.event
+        if (event is None or event.body is None) and job.event_id is not None:
+            event = await events.fetch(self._db, job.event_id)
+        return event
+
+    async def _call(
+        self, job: Job, route: CompiledRoute, event: Event
+    ) -> tuple[Outcome, Exchange | None]:
+        client = self._clients[job.vendor]
+        try:
+            decoded = decode(event) if route.needs_event else UNDECODED
+            spec = route.render_call(event, decoded, job_id=job.id, attempt=job.attempt + 1)
+        except RenderFailed as error:
+            return Dead(str(error)), None
+        call = Call(
+            method=spec.method,
+            path=spec.path,
+            headers=spec.headers,
+            body=spec.body,
+            content_type=spec.content_type,
+            idempotency_key=str(job.id),
+            correlation_id=job.correlation_id,
+            traceparent=event.traceparent,
+        )
+        outcome, reply = await self.send(client, call)
+        exchange = Exchange(request=describe_request(client.api, call, self._excerpt_bytes))
+        if reply is not None:
+            exchange.response = describe_reply(reply, self._excerpt_bytes)
+            exchange.http_status = reply.status
+        return outcome, exchange
+
+    async def send(
+        self, client: VendorClient, call: Call
+    ) -> tuple[Completed | Retry | Dead, Reply | None]:
+        """Make one call and judge its answer; a vendor that asks for patience parks its lane."""
+        reply: Reply | None = None
+        try:
+            reply = await client.send(call)
+            outcome = classify(client.api, reply)
+        except CallFailed as failure:
+            outcome = classify(client.api, failure)
+        if isinstance(outcome, Retry) and outcome.after_seconds:
+            self._ready.lanes[client.api.vendor].park(outcome.after_seconds)
+        return outcome, reply
+
+    async def _handle(
+        self, job: Job, route: CompiledRoute, event: Event
+    ) -> tuple[Outcome, Exchange | None]:
+        handler = self._handlers.get(job.route)
+        if handler is None:
+            return Dead(f"route {job.route!r} has no handler any more"), None
+        context = JobContext(self, job, event)
+        try:
+            async with asyncio.timeout(self._handler_timeout_seconds):
+                returned = await handler(context)
+        except TimeoutError:
+            return Retry(f"no outcome within {self._handler_timeout_seconds:g} s"), context.exchange
+        except CallUnsuccessful as error:
+            return error.outcome, context.exchange
+        match returned:
+            case None:
+                return Completed(), context.exchange
+            case Completed() | Retry() | Snooze() | Cancel() | Dead():
+                return returned, context.exchange
+            case other:
+                return Dead(
+                    f"handler {route.route.handler} returned {type(other).__name__}, expected"
+                    " Completed, Retry, Snooze, Cancel, Dead or None"
+                ), context.exchange
+
+    async def _mark_started(self, job: Job, started_at: datetime) -> bool:
+        """Write that a job which already lost a node is executing, before it executes.
+
+        Should it take this node down too, its rescue counts the attempt.
+        """
+        if job.id in await jobs.mark_started(self._db, [(job, started_at)]):
+            return True
+        self._ready.forget(job)
+        self._metrics.lost_leases_total.inc()
+        return False
+
+    # Settling -----------------------------------------------------------------------------------
+
+    def _settle(
+        self,
+        job: Job,
+        route: CompiledRoute | None,
+        outcome: Outcome,
+        exchange: Exchange | None,
+        started_at: datetime,
+        duration_ms: float,
+    ) -> None:
+        policy = route.policy if route is not None else RetryPolicy()
+        settled = Settled(
+            job=job,
+            state="completed",
+            attempt=job.attempt + 1,
+            outcome="completed",
+            started_at=started_at,
+            duration_ms=duration_ms,
+        )
+        match outcome:
+            case Completed():
+                pass
+            case Retry(reason, after_seconds):
+                self._settle_retry(settled, policy, reason, after_seconds)
+            case Snooze(seconds, reason):
+                settled.state, settled.outcome = "scheduled", "snooze"
+                settled.attempt = job.attempt
+                settled.delay_seconds = max(0.0, seconds)
+                settled.error = _clean(reason) or None
+            case Cancel(reason):
+                settled.state, settled.outcome, settled.error = (
+                    "cancelled",
+                    "cancel",
+                    _clean(reason),
+                )
+            case Dead(reason):
+                settled.state, settled.outcome, settled.error = "dead", "dead", _clean(reason)
+            case _:
+                assert_never(outcome)
+        if exchange is not None:
+            settled.http_status = exchange.http_status
+            settled.request = _encode(exchange.request).decode()
+            if exchange.response is not None:
+                settled.response = _encode(exchange.response).decode()
+        self._settlement.record(settled)
+        self._tell(settled)
+
+    def _settle_retry(
+        self, settled: Settled, policy: RetryPolicy, reason: str, after_seconds: float | None
+    ) -> None:
+        job = settled.job
+        settled.outcome, settled.error = "retry", _clean(reason)
+        delay = backoff.delay_seconds(
+            policy, settled.attempt, random=self._random, retry_after=after_seconds
+        )
+        age = (datetime.now(UTC) - job.created_at).total_seconds()
+        if settled.attempt >= job.max_attempts:
+            settled.state = "dead"
+            settled.error = _clean(f"{reason} (attempt {settled.attempt} of {job.max_attempts})")
+        elif age + delay > policy.max_age_seconds:
+            settled.state = "dead"
+            settled.error = _clean(f"{reason} (older than its max_age)")
+        else:
+            settled.state, settled.delay_seconds = "scheduled", delay
+
+    def _tell(self, settled: Settled) -> None:
+        job = settled.job
+        self._metrics.attempts_total[job.vendor, settled.outcome].inc()
+        self._metrics.attempt_seconds[job.vendor].observe(settled.duration_ms / 1000.0)
+        match settled.state:
+            case "completed":
+                age = (datetime.now(UTC) - job.created_at).total_seconds()
+                self._metrics.delivery_seconds[job.vendor].observe(max(0.0, age))
+            case "dead":
+                log.warning(
+                    "job_died",
+                    job_id=str(job.id),
+                    route=job.route,
+                    vendor=job.vendor,
+                    attempt=settled.attempt,
+                    error=settled.error,
+                    correlation_id=job.correlation_id,
+                )
+            case "scheduled":
+                log.info(
+                    "job_postponed",
+                    job_id=str(job.id),
+                    route=job.route,
+                    vendor=job.vendor,
+                    attempt=settled.attempt,
+                    outcome=settled.outcome,
+                    error=settled.error,
+                    delay_seconds=round(settled.delay_seconds, 3),
+                    correlation_id=job.correlation_id,
+                )
+            case _:
+                pass
+
+
+class JobContext:
+    """What a Python handler is given: the job, its event, a logger, and calls to vendors."""
+
+    def __init__(self, worker: Worker, job: Job, event: Event) -> None:
+        self._worker = worker
+        self._job = job
+        self._calls = 0
+        self.exchange: Exchange | None = None  # of the last call, kept with the attempt
+        self.raw_event = event
+        self.log = log.bind(
+            job_id=str(job.id),
+            route=job.route,
+            attempt=job.attempt + 1,
+            correlation_id=job.correlation_id,
+        )
+
+    @property
+    def id(self) -> UUID:
+        """Return the job's id; the same in every attempt."""
+        return self._job.id
+
+    @property
+    def route(self) -> str:
+        """Return the route's name."""
+        return self._job.route
+
+    @property
+    def attempt(self) -> int:
+        """Return which attempt this is, from 1."""
+        return self._job.attempt + 1
+
+    @property
+    def correlation_id(self) -> str:
+        """Return what ties together everything that one event caused."""
+        return self._job.correlation_id
+
+    @property
+    def event_type(self) -> str | None:
+        """Return the event's type."""
+        return self.raw_event.event_type
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Return the webhook's headers, names in lower case."""
+        return self.raw_event.headers
+
+    @property
+    def body(self) -> bytes:
+        """Return the webhook's body as received."""
+        return self.raw_event.body or b""
+
+    @property
+    def event(self) -> Any:
+        """Return the decoded body; None if it is neither JSON nor a form."""
+        decoded = decode(self.raw_event)
+        return None if decoded is UNDECODED else decoded
+
+    async def call(
+        self,
+        vendor: str,
+        method: str,
+        path: str,
+        *,
+        json: object = msgspec.UNSET,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float | None = None,
+        check: bool = True,
+    ) -> Reply:
+        """Call *vendor* with its authentication and inside its limits.
+
+        *path* (percent-encoded, with its query) is appended to the vendor's base_url. The
+        idempotency key is the job's id, numbered from the second call on: the same in every
+        attempt as long as the handler makes its calls in the same order.
+
+        With *check*, an answer that is no success by the vendor's rules raises
+        :class:`CallUnsuccessful`, which ends the attempt with that vendor's verdict (retry or
+        dead) unless the handler catches it. A call that got no answer always raises it.
+        """
+        client = self._worker._clients.get(vendor)  # noqa: SLF001  # one thing in two halves
+        if client is None:
+            raise GatewayError(f"job.call: vendor {vendor!r} has no [vendors.{vendor}.api] section")
+        self._calls += 1
+        key = str(self.id) if self._calls == 1 else f"{self.id}-{self._calls}"
+        content_type = None
+        if json is not msgspec.UNSET:
+            body, content_type = _encode(json), "application/json"
+        call = Call(
+            method=method,
+            path=path,
+            headers=dict(headers or {}),
+            body=body,
+            content_type=content_type,
+            idempotency_key=key,
+            correlation_id=self.correlation_id,
+            traceparent=self.raw_event.traceparent,
+            timeout_seconds=timeout_seconds,
+        )
+        await client.limiter.acquire()
+        outcome, reply = await self._worker.send(client, call)
+        excerpt = self._worker._excerpt_bytes  # noqa: SLF001
+        self.exchange = Exchange(request=describe_request(client.api, call, excerpt))
+        if reply is not None:
+            self.exchange.response = describe_reply(reply, excerpt)
+            self.exchange.http_status = reply.status
+        if isinstance(outcome, Completed):
+            assert reply is not None  # noqa: S101  # a success is always an answer
+            return reply
+        if check or reply is None:
+            raise CallUnsuccessful(outcome, reply)
+        return reply
+
+
+def decode(event: Event) -> object:
+    """Return the event's body decoded, or UNDECODED."""
+    return decode_body(event.body or b"", event.headers.get("content-type"))
+
+
+def load_handlers(references: Mapping[str, str]) -> dict[str, Handler]:
+    """Import the handlers: route name → ``package.module:function``.
+
+    Raises :class:`ConfigInvalid` naming every one that cannot be had.
+    """
+    handlers: dict[str, Handler] = {}
+    faults = []
+    for route, reference in references.items():
+        module_name, _, function_name = reference.partition(":")
+        try:
+            function = getattr(importlib.import_module(module_name), function_name)
+        except Exception as error:  # noqa: BLE001  # importing runs the user's code
+            problem = f"{reference!r} cannot be imported: {type(error).__name__}: {error}"
+            remedy = "install the package into the gateway's environment, or set PYTHONPATH"
+        else:
+            if inspect.iscoroutinefunction(function):
+                handlers[route] = function
+                continue
+            problem = f"{reference!r} is not an async function"
+            remedy = f"write `async def {function_name}(job): …`"
+        faults.append(Fault(f"routes.{route}.handler", None, problem, remedy))
+    if faults:
+        raise ConfigInvalid("handlers", faults)
+    return handlers
+
+
+def _clean(text: str) -> str:
+    """Return *text* so that PostgreSQL can hold it, and a person can read it."""
+    text = text.replace("\x00", "\ufffd")[:MAX_ERROR_CHARS]
+    return text.encode("utf-8", "replace").decode("utf-8")
