@@ -41,33 +41,44 @@ class Rate(msgspec.Struct, frozen=True):
 
 
 class GatewaySection(msgspec.Struct, frozen=True, kw_only=True):
+    """This process."""
+
     state_dir: Path = Path("var")  # absolute once loaded: relative to the TOML file's folder
     drain_seconds: float = 30.0
     node: str = ""  # the loader fills in the host's name
 
 
 class DatabaseSection(msgspec.Struct, frozen=True, kw_only=True):
+    """PostgreSQL, where everything is kept."""
+
     url: Secret  # value "embedded" or a postgresql:// URL; a literal URL has reference "config"
     retention_seconds: float = 90 * 86400.0
     pool: int = 8
 
     @property
     def embedded(self) -> bool:
+        """Whether the gateway runs its own server."""
         return self.url.value == "embedded"
 
 
 class ServerSection(msgspec.Struct, frozen=True, kw_only=True):
+    """The public listener: webhooks and nothing else."""
+
     listen: Address = Address("127.0.0.1", 8080)
     max_body_bytes: int = 1 << 20
     trusted_proxies: tuple[str, ...] = ()
 
 
 class AdminSection(msgspec.Struct, frozen=True, kw_only=True):
+    """The operators' listener."""
+
     listen: Address = Address("127.0.0.1", 8081)
     token: Secret | None = None  # required when not on loopback
 
 
 class QueueSection(msgspec.Struct, frozen=True, kw_only=True):
+    """Jobs in this process and in the backlog."""
+
     lease_seconds: float = 15.0
     memory: int = 10_000
     max_backlog: int = 1_000_000
@@ -89,30 +100,38 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     verify: Scheme | None  # None: ``verify = "none"``, written out
     secrets: tuple[Secret, ...] = ()
     rate: Rate | None = None
-    burst: int = 0
+    burst: int = 0  # the loader fills in the rate's count
     max_body_bytes: int = 1 << 20
     allow_ips: tuple[str, ...] = ()
-    event_type: str = ""  # source; empty: the scheme's own
-    dedupe: str = ""  # source, "hash", "none"; empty: the scheme's own
+    event_type: str = ""  # source or "none"; the loader fills in the scheme's own
+    dedupe: str = ""  # source, "hash", "none"; the loader fills in the scheme's own
     dedupe_window_seconds: float = 7 * 86400.0
     response: ResponseOverride = ResponseOverride()
 
 
 class BearerAuth(msgspec.Struct, frozen=True):
+    """``Authorization: Bearer …``."""
+
     token: Secret
 
 
 class BasicAuth(msgspec.Struct, frozen=True):
+    """``Authorization: Basic …``."""
+
     username: str
     password: Secret
 
 
 class HeaderAuth(msgspec.Struct, frozen=True):
+    """A secret in a header of its own."""
+
     name: str
     value: Secret
 
 
 class OAuth2Auth(msgspec.Struct, frozen=True):
+    """OAuth 2 client credentials."""
+
     token_url: str
     client_id: str
     client_secret: Secret
@@ -120,6 +139,8 @@ class OAuth2Auth(msgspec.Struct, frozen=True):
 
 
 class SignAuth(msgspec.Struct, frozen=True):
+    """Requests signed as a webhook's sender would."""
+
     scheme: Scheme
     secret: Secret
 
@@ -128,6 +149,8 @@ Auth = BearerAuth | BasicAuth | HeaderAuth | OAuth2Auth | SignAuth
 
 
 class Breaker(msgspec.Struct, frozen=True, kw_only=True):
+    """When to stop calling a vendor that only fails, and for how long."""
+
     failures: int = 10
     window_seconds: float = 60.0
     cooldown_seconds: float = 30.0
@@ -152,6 +175,8 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Vendor(msgspec.Struct, frozen=True, kw_only=True):
+    """An outside system: it sends webhooks, is called, or both."""
+
     name: str
     webhook: Webhook | None = None
     api: Api | None = None
@@ -177,6 +202,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kind(self) -> str:
+        """The kind of its jobs: what names their handler."""
         return "call" if self.call else "handler"
 
 

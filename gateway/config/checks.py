@@ -1,0 +1,193 @@
+"""What no single value can tell: names that must exist, keys that need or exclude each other.
+
+These checks run on what could be read, also when other values are bad, so that one run shows all
+faults; a value that is bad is never reported a second time as missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from gateway.config.model import Address, Secret
+from gateway.config.place import Place, echo, nearest
+from gateway.config.values import address_text, call_target, duration_text, host_reach
+from gateway.config.walker import Values
+from gateway.webhooks.codec import decode_key
+from gateway.webhooks.scheme import Scheme
+
+
+def check_all(root: Values) -> None:
+    """Report every fault between the values of *root*."""
+    _check_listeners(root)
+    vendors: Mapping[str, Values] = root.get("vendors", {})
+    for name, vendor in vendors.items():
+        _check_vendor(name, vendor)
+    first_lines: dict[str, int | None] = {}
+    for route in root.get("routes", ()):
+        _check_unique(route, first_lines)
+        _check_route(route, vendors)
+
+
+def _check_listeners(root: Values) -> None:
+    server, admin = root.get("server", {}), root.get("admin", {})
+    public: Address | None = server.get("listen")
+    private: Address | None = admin.get("listen")
+    if private is None:
+        return
+    place = root.place.at("admin")
+    if "token" not in admin.given and host_reach(private.host) != "loopback":
+        place.at("token").fault(
+            f"is required, since admin.listen {address_text(private)} is not on loopback",
+            'write token = "env:GATEWAY_ADMIN_TOKEN", or listen on 127.0.0.1',
+        )
+    if public is not None and _overlap(public, private):
+        place.at("listen").fault(
+            f"{address_text(private)} is also the public listener's address",
+            "give it another port: operators' pages never stand on the public one",
+        )
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    hosts = {_canonical_host(one.host), _canonical_host(other.host)}
+    return one.port == other.port != 0 and (len(hosts) == 1 or bool(hosts & {"0.0.0.0", "::"}))  # noqa: S104
+
+
+def _canonical_host(host: str) -> str:
+    return "127.0.0.1" if host.lower() == "localhost" else host.lower()
+
+
+def _check_vendor(name: str, vendor: Values) -> None:
+    if not vendor.given & {"webhook", "api"}:
+        vendor.place.fault(
+            "the vendor neither sends nor is called",
+            f"add [vendors.{name}.webhook] or [vendors.{name}.api]",
+        )
+    if "webhook" in vendor:
+        _check_webhook(name, vendor["webhook"])
+    if "api" in vendor:
+        _check_api(vendor["api"])
+
+
+def _check_webhook(name: str, webhook: Values) -> None:
+    place = webhook.place
+    secrets: tuple[Secret, ...] | None = webhook.get("secrets")
+    scheme: Scheme | None = webhook.get("verify")
+    if "verify" in webhook and scheme is None:
+        place.at("verify").warn(
+            f'"none": whoever reaches the listener can send webhooks as {name}; '
+            "name the sender's scheme and its secret"
+        )
+        if secrets:
+            place.at("secrets").warn("not used, since verify is none")
+    elif "verify" in webhook.given and secrets == ():
+        place.at("secrets").fault(
+            "is missing, so nothing could be verified",
+            'write secrets = ["env:NAME"], or verify = "none" to accept anything',
+        )
+    if scheme is not None:
+        for secret in secrets or ():
+            _check_key(scheme, secret, place.at("secrets"))
+    if "burst" in webhook.given and "rate" not in webhook.given:
+        place.at("burst").fault("has no rate to go with", 'write rate = "500/s" beside it')
+
+
+def _check_key(scheme: Scheme, secret: Secret, place: Place) -> None:
+    try:
+        decode_key(scheme, secret.value)
+    except ValueError as error:
+        place.fault(f"the value of {secret.reference} is no key of {scheme.name}", str(error))
+
+
+def _check_api(api: Values) -> None:
+    if "base_url" in api:
+        _check_reach(api["base_url"], api)
+    auth = api.get("auth", {})
+    sign = auth.get("sign", {})
+    if "scheme" in sign and "secret" in sign:
+        _check_key(sign["scheme"], sign["secret"], sign.place.at("secret"))
+    for item in set(api.get("success", ())) & set(api.get("retry_on", ())):
+        api.place.at("retry_on").fault(
+            f'"{item}" is in success too', "an answer either completes a job or is tried again"
+        )
+    _check_waits(api.get("retry", {}), api.place.at("retry"))
+
+
+def _check_reach(base_url: str, api: Values) -> None:
+    place = api.place.at("base_url")
+    parts = urlsplit(base_url)
+    reach = host_reach(parts.hostname or "")
+    if reach != "public" and api.get("allow_private") is False:
+        place.warn(f"{parts.hostname} is {reach}: calls are refused unless allow_private = true")
+    if parts.scheme == "http" and reach == "public":
+        place.warn("http sends bodies and secrets readable by everyone on the way; use https")
+
+
+def _check_waits(retry: Mapping[str, float], place: Place) -> None:
+    base, cap = retry.get("base"), retry.get("cap")
+    if base is not None and cap is not None and cap < base:
+        place.at("cap").fault(
+            f'"{duration_text(cap)}" is shorter than base "{duration_text(base)}"',
+            "the longest wait is at least the first",
+        )
+
+
+def _check_unique(route: Values, first_lines: dict[str, int | None]) -> None:
+    name = route.get("name")
+    if name is None:
+        return
+    place = route.place.at("name")
+    if name in first_lines:
+        line = first_lines[name]
+        where = f" (line {line})" if line else ""
+        place.fault(f'another route{where} is called "{name}"', "names are unique: change one")
+    else:
+        first_lines[name] = place.line
+
+
+def _check_route(route: Values, vendors: Mapping[str, Values]) -> None:
+    if "from" in route:
+        _check_has(route["from"], "webhook", vendors, route.place.at("from"))
+    acts = route.given & {"call", "handler"}
+    if len(acts) != 1:
+        route.place.fault(
+            "has both call and handler" if acts else "has neither call nor handler",
+            'write either call = "POST vendor:/path" or handler = "package.module:function"',
+        )
+    if "call" in route:
+        called = call_target(route["call"]).vendor
+        _check_has(called, "api", vendors, route.place.at("call"))
+        if route.get("lane", called) != called:
+            route.place.at("lane").fault(
+                f"{echo(route['lane'])} is not the called vendor", "leave lane out"
+            )
+    elif "lane" in route and route["lane"] != "local":
+        _check_has(route["lane"], "api", vendors, route.place.at("lane"))
+    if acts == {"handler"}:
+        for key in sorted(route.given & {"body", "headers"}):
+            route.place.at(key).fault("belongs to call, not to handler", "leave it out")
+    if route.get("on_dead") == "block" and "ordering_key" not in route.given:
+        route.place.at("on_dead").warn("has no effect without ordering_key")
+    if "retry" in route:
+        _check_waits({**_lane_retry(route, vendors), **route["retry"]}, route.place.at("retry"))
+
+
+def _check_has(name: str, part: str, vendors: Mapping[str, Values], place: Place) -> None:
+    """Report that there is no vendor *name*, or that it lacks *part*, "webhook" or "api"."""
+    if name not in vendors:
+        able = [other for other, vendor in vendors.items() if part in vendor.given]
+        verb = "sends webhooks" if part == "webhook" else "can be called"
+        place.fault(f"unknown vendor {echo(name)}", nearest(name, able, what=f"vendor that {verb}"))
+    elif part not in vendors[name].given:
+        place.fault(
+            f'vendor "{name}" has no {part} section',
+            f"add [vendors.{name}.{part}], or name another vendor",
+        )
+
+
+def _lane_retry(route: Values, vendors: Mapping[str, Values]) -> Mapping[str, float]:
+    lane = call_target(route["call"]).vendor if "call" in route else route.get("lane", "local")
+    retry: Mapping[str, float] = {}
+    if lane in vendors and "api" in vendors[lane]:
+        retry = vendors[lane]["api"].get("retry", {})
+    return retry
