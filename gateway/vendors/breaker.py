@@ -1,0 +1,142 @@
+"""The circuit breaker of one vendor: stop calling what does not answer. Pure; the clock is given.
+
+closed → open after ``failures`` in a row within ``window_seconds``; open → half-open after
+``cooldown_seconds``, where one call at a time probes; a probe that succeeds closes, one that fails
+opens again. What counts as a failure is the caller's matter: silence and 5xx, not a 4xx.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from gateway.config import model as config
+
+_NEVER = float("-inf")
+
+
+class BreakerState(StrEnum):
+    """The states of a breaker, as metrics and operators see them."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+class Transition(msgspec.Struct, frozen=True):
+    """A change of state, to be logged, counted and shared with other nodes."""
+
+    before: BreakerState
+    after: BreakerState
+    opened_until: float  # by the breaker's clock; -inf unless it opened
+
+
+class CircuitBreaker:
+    """Decides whether a vendor is called. *clock* is monotonic, in seconds."""
+
+    def __init__(
+        self,
+        settings: config.Breaker,
+        *,
+        clock: Callable[[], float],
+        on_change: Callable[[Transition], None] = lambda _: None,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._on_change = on_change
+        self._state = BreakerState.CLOSED
+        self._failures: deque[float] = deque(maxlen=settings.failures)  # in a row, the last ones
+        self._opened_until = _NEVER
+        self._probe_until = _NEVER  # a probe is under way, or was lost, until then
+
+    @property
+    def state(self) -> BreakerState:
+        """The state now; half-open from the moment the cool-down is over."""
+        if self._state is BreakerState.OPEN and self._clock() >= self._opened_until:
+            return BreakerState.HALF_OPEN
+        return self._state
+
+    @property
+    def opened_until(self) -> float:
+        """When probing may begin, by the breaker's clock; -inf unless it is open."""
+        return self._opened_until if self.state is BreakerState.OPEN else _NEVER
+
+    def delay(self) -> float:
+        """Return the seconds until a call may be allowed; 0 is now. Takes nothing.
+
+        While a probe is under way this is when it counts as lost; its result comes earlier.
+        """
+        now = self._clock()
+        match self.state:
+            case BreakerState.CLOSED:
+                return 0.0
+            case BreakerState.OPEN:
+                return self._opened_until - now
+            case BreakerState.HALF_OPEN:
+                return max(0.0, self._probe_until - now)
+
+    def allow(self) -> bool:
+        """Return whether one call may be made now; half-open, that call is the probe.
+
+        A probe whose result is never recorded is given up after a cool-down's time.
+        """
+        if self._state is BreakerState.CLOSED:
+            return True
+        if self.delay() > 0.0:
+            return False
+        self._move(BreakerState.HALF_OPEN)
+        self._probe_until = self._clock() + self._settings.cooldown_seconds
+        return True
+
+    def record(self, success: bool) -> None:
+        """Count the result of a call that was allowed."""
+        now = self._clock()
+        match self._state:
+            case BreakerState.OPEN:
+                pass  # of a call that began before it opened: says nothing new
+            case BreakerState.HALF_OPEN if success:
+                self._close()
+            case BreakerState.HALF_OPEN:
+                self._open(now + self._settings.cooldown_seconds)
+            case BreakerState.CLOSED if success:
+                self._failures.clear()
+            case BreakerState.CLOSED:
+                self._failures.append(now)
+                if (
+                    len(self._failures) == self._settings.failures
+                    and now - self._failures[0] <= self._settings.window_seconds
+                ):
+                    self._open(now + self._settings.cooldown_seconds)
+
+    def open_for(self, seconds: float) -> None:
+        """Open because another node found the vendor down, for the rest of its cool-down."""
+        until = self._clock() + seconds
+        if seconds > 0 and until > self._opened_until:
+            self._open(until)
+
+    def reset(self) -> None:
+        """Close, by another node's successful probe or an operator's wish."""
+        if self._state is not BreakerState.CLOSED:
+            self._close()
+
+    def _open(self, until: float) -> None:
+        self._failures.clear()
+        self._opened_until = until
+        self._probe_until = _NEVER
+        self._move(BreakerState.OPEN)
+
+    def _close(self) -> None:
+        self._failures.clear()
+        self._opened_until = self._probe_until = _NEVER
+        self._move(BreakerState.CLOSED)
+
+    def _move(self, after: BreakerState) -> None:
+        before, self._state = self._state, after
+        if before is not after:
+            until = self._opened_until if after is BreakerState.OPEN else _NEVER
+            self._on_change(Transition(before, after, until))
