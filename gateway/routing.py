@@ -307,7 +307,7 @@ def _context(event: Event, decoded: object, names: frozenset[str]) -> dict[str, 
 
 
 def _storable_key(key: str) -> str:
-    """Return *key* as PostgreSQL can hold it; of a long one, the hash keeps it apart from others."""
+    """Return *key* as PostgreSQL can hold it; a long one is told from others by its hash."""
     key = key.encode("utf-8", "replace").decode().replace("\0", "�")
     if len(key) <= _MAX_KEY_CHARS:
         return key

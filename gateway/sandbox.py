@@ -64,8 +64,10 @@ class Compiled:
             template = Template.from_code(environment, environment.compile(tree), {})
         except TemplateSyntaxError as error:
             raise ExpressionInvalid(f"{shown(text)}: {syntax_problem(error)}") from None
-        except (TemplateError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise ExpressionInvalid(f"{shown(text)}: {error or 'nested too deeply'}") from None
+        except (RecursionError, MemoryError):
+            raise ExpressionInvalid(f"{shown(text)}: it is nested too deeply") from None
+        except (TemplateError, SyntaxError, ValueError) as error:
+            raise ExpressionInvalid(f"{shown(text)}: {error}") from None
         self.environment = environment
         self._run = cast(Callable[[Frame], Iterator[Any]], template.root_render_func)
 
