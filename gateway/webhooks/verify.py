@@ -222,7 +222,8 @@ def _check(scheme: Scheme) -> None:
         raise ValueError('signed: {timestamp} has no source; write e.g. timestamp = "header:X-T"')
     if "id" in names and not scheme.message_id:
         raise ValueError('signed: {id} has no source; write e.g. message_id = "header:X-Id"')
-    if scheme.timestamp.startswith(("header:", "field:")) and "timestamp" not in names:
+    unsigned = "header:" in scheme.timestamp or "field:" in scheme.timestamp
+    if unsigned and "timestamp" not in names:
         raise ValueError(
             "timestamp: it is not part of what is signed, so anyone could renew it; "
             "put {timestamp} into signed, or leave timestamp out"
@@ -267,7 +268,7 @@ def _to_bytes(text: str, what: str) -> bytes:
 def _compile_source(source: str) -> _Source:
     """Return a function that finds the text of a header:, body: or field: source."""
     kind, _, name = source.partition(":")
-    if kind == "field" and name:
+    if kind == "field" and name and "|" not in name:
         return lambda _request, fields: fields.get(name)
     lookup = compile_lookup(source)
     if "body:" not in source:

@@ -352,6 +352,16 @@ def test_a_verifier_shows_no_secret() -> None:
         ({"signed": "{timestamp}.{body}"}, "{timestamp} has no source"),
         ({"signed": "{id}.{body}"}, "{id} has no source"),
         ({"timestamp": "header:X-T"}, "anyone could renew it"),
+        ({"timestamp": "body:t | header:X-T"}, "anyone could renew it"),
+        (
+            {
+                "timestamp": "field:t | header:X-T",
+                "signed": "{timestamp}{body}",
+                "signature_field": "v1",
+                "separator": ",",
+            },
+            'unknown source "field:t"',
+        ),
         ({"timestamp": "field:t", "signed": "{timestamp}{body}"}, "signature_field: is needed"),
         ({"signature_field": "v1"}, "separator: is needed"),
         ({"signed": "{nonce}{body}"}, "unknown part {nonce}"),
