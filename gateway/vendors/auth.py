@@ -157,7 +157,7 @@ class AccessTokens:
 
 class _Grant(msgspec.Struct):
     access_token: str
-    token_type: str = "bearer"
+    token_type: str = "bearer"  # noqa: S105 (a kind of token)
     expires_in: Annotated[float, msgspec.Meta(ge=0, le=_MAX_LIFE_SECONDS)] | None = None
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from gateway.errors import GatewayError
+from gateway.vendors.quota import Quota
 
 FailureKind = Literal[
     "timeout",  # no whole answer in time, whatever it was that took so long
@@ -44,9 +45,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     body_complete: bool
     duration_seconds: float
     retry_after_seconds: float | None = None  # the vendor's wish, if it stated a usable one
+    quota: Quota | None = None  # what it says is left of its limit
 
 
-class CallFailed(GatewayError):
+class CallFailed(GatewayError):  # noqa: N818 (named like its kin in errors)
     """No whole answer was had; ``kind`` says why not, for :func:`gateway.vendors.classify`."""
 
     def __init__(self, kind: FailureKind, text: str) -> None:

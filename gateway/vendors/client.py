@@ -24,6 +24,7 @@ from gateway.vendors.auth import authorization_for
 from gateway.vendors.calls import Call, CallFailed, Reply
 from gateway.vendors.classify import retry_after_seconds
 from gateway.vendors.guard import AddressRefused, socket_factory
+from gateway.vendors.quota import quota_of
 
 if TYPE_CHECKING:
     from gateway.config.model import Api
@@ -37,15 +38,20 @@ _MAX_PATHS = 1024  # remembered in their parsed form
 _ONE_WRITE_BYTES = 1 << 20  # aiohttp sends larger bodies in pieces, if they come as a file
 _KEEPALIVE_SECONDS = 30.0
 
+# A route may not set these: they frame the request on the wire.
 _FRAMING = frozenset(
-    ("host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade")
-    + ("expect", "keep-alive", "proxy-authorization", "proxy-connection")
+    {
+        *("host", "content-length", "transfer-encoding", "connection", "keep-alive", "te"),
+        *("trailer", "upgrade", "expect", "proxy-authorization", "proxy-connection"),
+    }
 )
 _PATH = re.compile(r"(?:[/?][!\"$-~]*)?")  # visible ASCII but "#"
-_DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:[/?\\]|$)", re.IGNORECASE)
+_DOT_SEGMENT = re.compile(r"(?:[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?=[/\\]|%2f|%5c|$)", re.IGNORECASE)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2})")
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?"
+)
 
 
 class VendorClient:
@@ -119,9 +125,10 @@ class VendorClient:
             raise _failure(error, timeout, self._origin) from error
 
     async def _exchange(
-        self, call: Call, timeout: aiohttp.ClientTimeout, token: str | None = None
+        self, call: Call, bounds: aiohttp.ClientTimeout, token: str | None = None
     ) -> Reply:
-        assert self._session is not None, "send() before start()"
+        if self._session is None:
+            raise RuntimeError("VendorClient.send() before start()")
         url = self._urls.get(call.path) or self._remember(call.path)
         headers = self._headers_of(call)
         if token is not None:
@@ -133,7 +140,7 @@ class VendorClient:
             data = io.BytesIO(data)
         started = time.perf_counter()
         response = await self._session.request(
-            call.method, url, headers=headers, data=data, timeout=timeout, allow_redirects=False
+            call.method, url, headers=headers, data=data, timeout=bounds, allow_redirects=False
         )
         try:
             body, complete = await _read(response, self._max_reply_bytes)
@@ -151,6 +158,7 @@ class VendorClient:
             retry_after_seconds=None
             if wish is None
             else retry_after_seconds(wish, now=self._now(), date=reply_headers.get("date")),
+            quota=quota_of(reply_headers, now=self._now()),
         )
 
     def _headers_of(self, call: Call) -> dict[str, str]:
@@ -326,7 +334,7 @@ def _failure(error: Exception, timeout: aiohttp.ClientTimeout, origin: str) -> C
 def _continued(traceparent: str | None) -> str:
     """Return the same trace with a span of our own; a new trace where there is no usable one."""
     span = os.urandom(8).hex()
-    if traceparent and (match := _TRACEPARENT.match(traceparent)):
+    if traceparent and (match := _TRACEPARENT.fullmatch(traceparent)):
         return f"00-{match[1]}-{span}-{match[2]}"
     return f"00-{os.urandom(16).hex()}-{span}-00"
 

@@ -41,12 +41,14 @@ def describe_request(
 
     *base_url* is the vendor's own, which holds no credentials.
     """
-    described: dict[str, Any] = {"method": call.method, "url": _url(base_url + call.path)}
+    described: dict[str, Any] = {"method": _plain(call.method), "url": _url(base_url + call.path)}
     headers = _kept(call.headers) if call.headers else {}
     if call.content_type and call.body is not None:
         headers.setdefault("content-type", _plain(call.content_type))
     if call.idempotency_key:
-        headers.setdefault((idempotency_header or "idempotency-key").lower(), call.idempotency_key)
+        headers.setdefault(
+            (idempotency_header or "idempotency-key").lower(), _plain(call.idempotency_key)
+        )
     described["headers"] = headers
     if call.body is not None:
         _describe_body(described, call.body, len(call.body), excerpt_bytes, headers)
@@ -100,21 +102,19 @@ def _kept(headers: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def _plain(text: str) -> str:
-    text = text[:_MAX_VALUE_CHARS]
-    if text.isascii() and "\0" not in text:
-        return text
-    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
-
-
 def _url(url: str) -> str:
     """Return *url* with the values of key-like query parameters masked."""
-    if "?" not in url:
-        return _plain(url) if len(url) > _MAX_VALUE_CHARS or not url.isascii() else url
-    path, _, query = url[:_MAX_URL_CHARS].partition("?")
-    return path + "?" + "&".join(map(_masked, query.split("&")))
+    path, mark, query = _plain(url, _MAX_URL_CHARS).partition("?")
+    return path + mark + "&".join(map(_masked, query.split("&"))) if mark else path
 
 
 def _masked(parameter: str) -> str:
     name, equals, _ = parameter.partition("=")
     return name + equals + _MASK if equals and _SECRET_NAME.search(name) else parameter
+
+
+def _plain(text: str, limit: int = _MAX_VALUE_CHARS) -> str:
+    text = text[:limit]
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
