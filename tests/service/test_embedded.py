@@ -162,7 +162,7 @@ async def test_server_that_lost_its_owner_is_stopped_by_the_next_start(state_dir
 
 
 async def test_only_the_right_password_opens(state_dir: Path) -> None:
-    async with EmbeddedPostgres(state_dir) as dsn:
+    async with quick(state_dir) as dsn:
         password = urlsplit(dsn).password
         assert password
         for wrong in (dsn.replace(password, "wrong"), dsn.replace(f":{password}", "")):
@@ -175,7 +175,7 @@ async def test_only_the_right_password_opens(state_dir: Path) -> None:
 
 
 async def test_nothing_is_open_to_others(state_dir: Path) -> None:
-    async with EmbeddedPostgres(state_dir):
+    async with quick(state_dir):
         for path in everything_below(state_dir):
             mode = stat.S_IMODE(path.lstat().st_mode)
             # As root, the server's group may pass our directories; nobody else may do anything.
@@ -184,17 +184,17 @@ async def test_nothing_is_open_to_others(state_dir: Path) -> None:
 
 
 async def test_second_owner_is_refused(state_dir: Path) -> None:
-    async with EmbeddedPostgres(state_dir) as dsn:
+    async with quick(state_dir) as dsn:
         with pytest.raises(
             EmbeddedFailed, match=rf"in use by another gateway \(pid {os.getpid()}\)"
         ):
-            await EmbeddedPostgres(state_dir).start()
+            await quick(state_dir).start()
         assert await fetch_value(dsn, "SELECT 1") == 1
 
 
 async def test_deep_state_dir_gets_a_short_private_socket_directory(state_dir: Path) -> None:
     deep = state_dir / ("d" * 60) / ("e" * 60)
-    server = EmbeddedPostgres(deep)
+    server = quick(deep)
     dsn = await server.start()
     try:
         sockets = server.place.sockets
@@ -215,7 +215,7 @@ async def test_root_keeps_data_outside_a_state_dir_that_its_account_cannot_reach
     with tempfile.TemporaryDirectory() as closed:  # 0700 and root's, like /root
         inner = Path(closed, "var")
         for statement in ("CREATE TABLE kept ()", "SELECT count(*) FROM kept"):
-            server = EmbeddedPostgres(inner)
+            server = quick(inner)
             dsn = await server.start()
             assert server.place.home.parent == outside
             await fetch_value(dsn, statement)
@@ -225,16 +225,16 @@ async def test_root_keeps_data_outside_a_state_dir_that_its_account_cannot_reach
 
         (inner / "postgres.password").unlink()
         with pytest.raises(EmbeddedFailed, match=r"postgres\.password is gone"):
-            await EmbeddedPostgres(inner).start()
+            await quick(inner).start()
 
 
 async def test_data_of_another_major_version_is_refused(state_dir: Path) -> None:
-    server = EmbeddedPostgres(state_dir)
+    server = quick(state_dir)
     await server.start()
     await server.stop()
     (server.place.data / "PG_VERSION").write_text("12\n")
     with pytest.raises(EmbeddedFailed, match=r"PG_VERSION: expected 18, .* got 12; .*pg_dump"):
-        await EmbeddedPostgres(state_dir).start()
+        await quick(state_dir).start()
 
 
 async def test_failed_start_says_what_the_server_said_and_can_be_repeated(state_dir: Path) -> None:
@@ -242,7 +242,7 @@ async def test_failed_start_says_what_the_server_said_and_can_be_repeated(state_
     for _ in range(2):
         with pytest.raises(EmbeddedFailed, match=r'(?s)ended at its start.*"max_connections"'):
             await broken.start()
-    async with EmbeddedPostgres(state_dir) as dsn:
+    async with quick(state_dir) as dsn:
         assert await fetch_value(dsn, "SELECT 1") == 1
 
 
@@ -251,16 +251,16 @@ async def test_failed_initdb_leaves_nothing_that_looks_like_data(
 ) -> None:
     monkeypatch.setattr("gateway.store.embedded.SUPERUSER", "pg_reserved")
     with pytest.raises(EmbeddedFailed, match=r"(?s)initdb failed .*pg_reserved"):
-        await EmbeddedPostgres(state_dir).start()
+        await quick(state_dir).start()
     monkeypatch.undo()
-    async with EmbeddedPostgres(state_dir) as dsn:
+    async with quick(state_dir) as dsn:
         assert await fetch_value(dsn, "SELECT 1") == 1
 
 
 async def test_cancelled_start_leaves_no_server(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = EmbeddedPostgres(state_dir)
+    server = quick(state_dir)
     await server.start()
     await server.stop()
     connecting = asyncio.Event()
@@ -279,8 +279,13 @@ async def test_cancelled_start_leaves_no_server(
         await task
     monkeypatch.undo()
     await gone(pid)
-    async with EmbeddedPostgres(state_dir) as dsn:
+    async with quick(state_dir) as dsn:
         assert await fetch_value(dsn, "SELECT 1") == 1
+
+
+def quick(state_dir: Path) -> EmbeddedPostgres:
+    """For tests in which nothing crashes: does not wait for the disk."""
+    return EmbeddedPostgres(state_dir, settings={"fsync": "off"})
 
 
 def everything_below(directory: Path) -> list[Path]:
