@@ -58,7 +58,7 @@ def _canonical_host(host: str) -> str:
 
 
 def _check_vendor(name: str, vendor: Values) -> None:
-    if not vendor.given & {"webhook", "api"}:
+    if not vendor.given:  # else there is at least a misspelt one, reported already
         vendor.place.fault(
             "the vendor neither sends nor is called",
             f"add [vendors.{name}.webhook] or [vendors.{name}.api]",
@@ -106,9 +106,10 @@ def _check_api(api: Values) -> None:
     sign = auth.get("sign", {})
     if "scheme" in sign and "secret" in sign:
         _check_key(sign["scheme"], sign["secret"], sign.place.at("secret"))
-    for item in set(api.get("success", ())) & set(api.get("retry_on", ())):
-        api.place.at("retry_on").fault(
-            f'"{item}" is in success too', "an answer either completes a job or is tried again"
+    for item in sorted(set(api.get("success", ())) & set(api.get("retry_on", ()))):
+        api.place.at("success" if "success" in api.given else "retry_on").fault(
+            f'"{item}" is in both success and retry_on',
+            "an answer either completes a job or is tried again",
         )
     _check_waits(api.get("retry", {}), api.place.at("retry"))
 

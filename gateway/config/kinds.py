@@ -69,7 +69,7 @@ def duration(*, least: str = "1ms", most: str = "36500d") -> Text:
         parse,
         values.duration_text,
         expected='"10s"',
-        pattern="^[0-9]{1,12}(ms|s|m|h|d)$",
+        pattern="^[0-9]{1,15}(ms|s|m|h|d)$",
     )
 
 
@@ -88,7 +88,7 @@ def size(*, least: int = 1, most: int = 1 << 30) -> Text:
         parse,
         values.size_text,
         expected='"64KiB"',
-        pattern="^[0-9]{1,12}(B|KiB|MiB|GiB)$",
+        pattern="^[0-9]{1,15}(B|KiB|MiB|GiB)$",
     )
 
 
@@ -194,11 +194,12 @@ class Choice(Kind):
     """One of a few words."""
 
     words: tuple[str, ...]
+    label: str = ""  # in place of the words, where there are many
 
     @property
     def form(self) -> str:
         """See Kind."""
-        return " or ".join(f'"{word}"' for word in self.words)
+        return self.label or " or ".join(f'"{word}"' for word in self.words)
 
     def read(self, raw: object, place: Place) -> Any:
         """See Kind."""

@@ -83,6 +83,7 @@ class QueueSection(msgspec.Struct, frozen=True, kw_only=True):
     memory: int = 10_000
     max_backlog: int = 1_000_000
     local_concurrency: int = 16
+    handler_timeout_seconds: float = 60.0
     excerpt_bytes: int = 2048  # of a request or response body kept with the attempt
 
 

@@ -58,7 +58,8 @@ def _from_environment(name: str, place: Place) -> str | Bad:
 
 def _from_credential(name: str, place: Place) -> str | Bad:
     if not _CREDENTIAL_NAME.fullmatch(name):
-        return place.fault('"credential:" is not followed by a plain file name')
+        problem = '"credential:" is not followed by a plain file name'
+        return place.fault(problem, 'write "credential:NAME"')
     folder = place.report.environ.get("CREDENTIALS_DIRECTORY")
     if not folder:
         return place.fault(

@@ -25,17 +25,25 @@ _ANY_TEXT = Text("string", str)
 _SOURCE = Text('source ("header:X-Name", "body:a.b")', values.scheme_source, lambda s: s or None)
 
 SCHEME = Section(
-    doc="How a sender signs: an HMAC over parts of the request.",
+    doc="How a sender signs: an HMAC over parts of the request, or a shared token.",
     make=dict,  # SchemeKind makes the Scheme, from a preset or from nothing
     keys=(
-        Key(name="preset", kind=Choice(tuple(PRESETS)), doc="start from this known sender"),
+        Key(
+            name="preset",
+            kind=Choice(tuple(PRESETS), label="preset's name"),
+            doc="start from this known sender",
+        ),
         Key(
             name="header",
             kind=ListOf(Text("header name", values.header_name), or_single=True, min_items=1),
             doc="carries the signature; with several, any that is present",
             unset="required without preset",
         ),
-        Key(name="algorithm", kind=_choices("algorithm"), doc="the HMAC's hash"),
+        Key(
+            name="algorithm",
+            kind=_choices("algorithm"),
+            doc="the HMAC's hash; token: the bare secret is sent",
+        ),
         Key(name="encoding", kind=_choices("encoding"), doc="how the signature is written"),
         Key(name="prefix", kind=_ANY_TEXT, doc='stands before each signature ("sha256=")'),
         Key(name="separator", kind=_ANY_TEXT, doc="splits the header into several items"),

@@ -171,6 +171,13 @@ QUEUE = Section(
             doc="handlers of the lane local that run at once",
         ),
         Key(
+            name="handler_timeout",
+            kind=duration(least="1ms", most="1h"),
+            default="60s",
+            field="handler_timeout_seconds",
+            doc="how long one attempt of a Python handler may take",
+        ),
+        Key(
             name="excerpt",
             kind=size(least=0, most=1 << 20),
             default="2KiB",

@@ -16,11 +16,11 @@ from gateway.webhooks.extract import compile_source
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_DURATION = re.compile(r"([0-9]{1,12})(ms|s|m|h|d)")
+_DURATION = re.compile(r"([0-9]{1,15})(ms|s|m|h|d)")
 _UNIT_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 _MAX_DURATION_MS = 36_500 * _UNIT_MS["d"]
 
-_SIZE = re.compile(r"([0-9]{1,12})(B|KiB|MiB|GiB)")
+_SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB)")
 _UNIT_BYTES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 
 _RATE = re.compile(r"([0-9]{1,9})/([smhd])")
