@@ -39,8 +39,10 @@ from gateway.store.database import Database
 from gateway.store.jobs import Settled
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
-from gateway.vendors.classify import CallFailed, classify
-from gateway.vendors.client import Call, Reply, VendorClient
+from gateway.vendors.calls import Call, CallFailed, Reply
+from gateway.vendors.classify import classify
+from gateway.vendors.client import VendorClient
+from gateway.vendors.limits import StrictLimiter
 from gateway.vendors.redact import describe_reply, describe_request
 from gateway.webhooks.extract import UNDECODED, decode_body
 
@@ -74,6 +76,7 @@ class Worker:
         *,
         router: Router,
         clients: Mapping[str, VendorClient],
+        limiters: Mapping[str, StrictLimiter],
         handlers: Mapping[str, Handler],
         metrics: Metrics,
         random: Random,
@@ -85,6 +88,7 @@ class Worker:
         self._settlement = settlement
         self._router = router
         self._clients = clients
+        self._limiters = limiters
         self._handlers = handlers
         self._metrics = metrics
         self._random = random
@@ -163,11 +167,7 @@ class Worker:
             traceparent=event.traceparent,
         )
         outcome, reply = await self.send(client, call)
-        exchange = Exchange(request=describe_request(client.api, call, self._excerpt_bytes))
-        if reply is not None:
-            exchange.response = describe_reply(reply, self._excerpt_bytes)
-            exchange.http_status = reply.status
-        return outcome, exchange
+        return outcome, self.exchange(client, call, reply, raw=spec.body is event.body)
 
     async def send(
         self, client: VendorClient, call: Call
@@ -182,6 +182,23 @@ class Worker:
         if isinstance(outcome, Retry) and outcome.after_seconds:
             self._ready.lanes[client.api.vendor].park(outcome.after_seconds)
         return outcome, reply
+
+    def exchange(
+        self, client: VendorClient, call: Call, reply: Reply | None, *, raw: bool = False
+    ) -> Exchange:
+        """Return what is kept of a call; a *raw* body is the event's, which is kept already."""
+        exchange = Exchange(
+            request=describe_request(
+                call,
+                base_url=client.api.base_url,
+                excerpt_bytes=0 if raw else self._excerpt_bytes,
+                idempotency_header=client.api.idempotency_header,
+            )
+        )
+        if reply is not None:
+            exchange.response = describe_reply(reply, excerpt_bytes=self._excerpt_bytes)
+            exchange.http_status = reply.status
+        return exchange
 
     async def _handle(
         self, job: Job, route: CompiledRoute, event: Event
@@ -417,13 +434,9 @@ class JobContext:
             traceparent=self.raw_event.traceparent,
             timeout_seconds=timeout_seconds,
         )
-        await client.limiter.acquire()
+        await self._worker._limiters[vendor].acquire()  # noqa: SLF001
         outcome, reply = await self._worker.send(client, call)
-        excerpt = self._worker._excerpt_bytes  # noqa: SLF001
-        self.exchange = Exchange(request=describe_request(client.api, call, excerpt))
-        if reply is not None:
-            self.exchange.response = describe_reply(reply, excerpt)
-            self.exchange.http_status = reply.status
+        self.exchange = self._worker.exchange(client, call, reply)
         if isinstance(outcome, Completed):
             assert reply is not None  # noqa: S101  # a success is always an answer
             return reply

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
 
 from gateway.model import Job
 
@@ -47,7 +47,7 @@ class Lane:
         capacity: int,
         limiter: Limiter | None,
         execute: Callable[[Job], Awaitable[None]],
-        spawn: Callable[[Awaitable[None]], object],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self.name = name
         self.concurrency = concurrency

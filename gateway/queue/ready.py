@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
@@ -33,8 +33,8 @@ class Execution(msgspec.Struct, gc=False):
 class ReadyQueue:
     """The lanes of this node and the jobs that the database knows to be in this node's hands."""
 
-    def __init__(self, lanes: Mapping[str, Lane], *, inline_body_bytes: int) -> None:
-        self.lanes = dict(lanes)
+    def __init__(self, *, inline_body_bytes: int) -> None:
+        self.lanes: dict[str, Lane] = {}
         self.held: dict[UUID, Job] = {}
         self.executing: dict[UUID, Execution] = {}
         # No held job has an id below it: the rescuer of this node starts reading here.

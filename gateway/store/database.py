@@ -9,7 +9,8 @@ from typing import Any
 
 import asyncpg
 
-from gateway.errors import DatabaseUnavailable
+from gateway.errors import DatabaseUnavailable, TooWide
+from gateway.store import migrations
 from gateway.store.sql import query
 
 # A statement's own bound, in seconds; the server's is a little longer, so that a statement whose
@@ -88,6 +89,12 @@ class Database:
             )
         self._health.set(True)
 
+    async def migrate(self) -> list[str]:
+        """Apply the migrations that are missing; return their names."""
+        with _translated(self._health):
+            async with self._pool.acquire(timeout=10.0) as connection:
+                return await migrations.apply(connection)
+
     async def close(self) -> None:
         """Close the pool, waiting a few seconds at most for connections in use."""
         if self._pool is not None:
@@ -121,6 +128,27 @@ class Database:
                 connection.transaction(),
             ):
                 yield connection
+        self._health.set(True)
+
+    @asynccontextmanager
+    async def reading(self, *, seconds: float) -> AsyncIterator[Any]:
+        """Hold one connection in a read-only transaction whose statements may take *seconds* each.
+
+        For operators' questions, whose cost depends on what is asked: :class:`TooWide` says that
+        one took too long, which tells nothing about the database's health.
+        """
+        with _translated(self._health):
+            async with self._pool.acquire(timeout=10.0) as connection:
+                try:
+                    async with connection.transaction(readonly=True):
+                        milliseconds = int(min(seconds, STATEMENT_SECONDS - 1.0) * 1000)
+                        await connection.execute(f"SET LOCAL statement_timeout = {milliseconds}")
+                        yield connection
+                except asyncpg.QueryCanceledError as error:
+                    raise TooWide(
+                        f"no answer within {milliseconds / 1000:g} s; ask for less, such as a"
+                        " shorter time between since and until"
+                    ) from error
         self._health.set(True)
 
     async def probe(self) -> None:

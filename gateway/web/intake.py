@@ -137,7 +137,7 @@ class Intake:
         headers = request.headers
         received_at = datetime.now(UTC)
         decoded: object = UNDECODED
-        if door.decodes or self.router.decodes(vendor):
+        if door.decodes or self.router.reads_body(vendor):
             decoded = _decode(door, body, headers)
         event_id = uuid_utils.compat.uuid7()
         event = Event(

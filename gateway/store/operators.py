@@ -1,0 +1,502 @@
+"""What operators ask of the records: list, show, count; and the two acts replay and cancel.
+
+Nothing here may cost more the longer the history grows. Listings walk back day by day and stop at
+a time limit with a cursor that goes on from there; counts stop at a bound and say so.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from gateway.errors import NotFound, Refused, TooWide
+from gateway.model import FINAL_STATES, JobState
+from gateway.store import events
+from gateway.store.database import Database
+from gateway.store.sql import query
+
+MAX_LIMIT = 1000
+COUNT_LIMIT = 100_000
+ATTEMPTS_SHOWN = 200
+SEARCH_SECONDS = 5.0  # for one statement, and before another is begun
+RECENT_SECONDS = (3600.0, 86400.0)
+
+_RELATED_IDS = 1000
+_LOWEST = UUID(int=0)
+_BEYOND = UUID(int=(1 << 128) - 1)
+
+
+class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs; None filters nothing. ``since`` is inclusive, ``until`` exclusive."""
+
+    state: JobState | None = None
+    vendor: str | None = None  # the lane
+    route: str | None = None
+    correlation_id: str | None = None
+    event_id: UUID | None = None
+    since: datetime | None = None  # by the time in the job's id
+    until: datetime | None = None
+
+
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of ``gateway.jobs``."""
+
+    id: UUID
+    event_id: UUID | None
+    route: str
+    vendor: str
+    kind: str
+    state: str
+    priority: int
+    ordering_key: str | None
+    run_at: datetime
+    attempt: int
+    max_attempts: int
+    node: str | None
+    claim_no: int
+    rescues: int
+    correlation_id: str
+    replay_of: UUID | None
+    last_status: int | None
+    last_error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some jobs. With a cursor there may be more, even where the page is not full."""
+
+    jobs: list[JobRecord]
+    cursor: str | None
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of ``gateway.attempts``; request and response are JSON."""
+
+    attempt: int
+    node: str
+    started_at: datetime
+    duration_ms: float
+    outcome: str
+    http_status: int | None
+    error: str | None
+    request: msgspec.Raw | None
+    response: msgspec.Raw | None
+
+
+class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A row of ``gateway.events``; ``body`` (JSON, as by ``gateway.body``) only where asked for."""
+
+    id: UUID
+    vendor: str
+    event_type: str | None
+    dedupe_key: str | None
+    correlation_id: str
+    traceparent: str | None
+    headers: dict[str, str]
+    query: str
+    body_bytes: int
+    received_at: datetime
+    body: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class JobDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of one job. ``event`` is None too where the retention has dropped it."""
+
+    job: JobRecord
+    payload: msgspec.Raw | None
+    event: EventRecord | None
+    attempts: list[AttemptRecord]
+    replays: list[UUID]
+
+
+class EventDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """One event, the newest of its jobs, and how often its sender repeated it."""
+
+    event: EventRecord
+    duplicates: int
+    jobs: list[JobRecord]
+
+
+class RecentCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Jobs made in the last ``seconds`` by their present state.
+
+    Not ``complete``: there are more, and only those made since ``counted_since`` were counted.
+    """
+
+    seconds: float
+    states: dict[str, int]
+    complete: bool
+    counted_since: datetime | None
+
+
+class TableSize(msgspec.Struct, frozen=True, kw_only=True):
+    """How large a growing table is: rows by the planner's estimate, bytes with its indexes."""
+
+    table: str
+    rows: int
+    bytes: int
+    partitions: int
+
+
+class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that holds, or held, a lease."""
+
+    node: str
+    version: str
+    started_at: datetime
+    seen_at: datetime
+    seen_seconds: float  # since its last heartbeat, by the database's clock
+    alive: bool
+
+
+class VendorFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The database's view of one lane; each count stops at COUNT_LIMIT over all lanes."""
+
+    backlog: int = 0
+    scheduled: int = 0
+    dead: int = 0
+    paused: bool = False
+    parked_until: datetime | None = None
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """The gateway at a glance. A count that has reached ``count_limit`` means "at least"."""
+
+    backlog: int
+    scheduled: int
+    dead: int
+    count_limit: int
+    recent: list[RecentCounts]
+    tables: list[TableSize]
+    nodes: list[NodeRecord]
+
+
+# Listing ----------------------------------------------------------------------------------------
+
+
+async def list_jobs(
+    db: Database, wanted: JobFilter, *, limit: int = 50, cursor: str | None = None
+) -> Page:
+    """Return jobs, newest first; *cursor* is that of the page before.
+
+    ``ValueError`` for a cursor that is none. Raises :class:`TooWide` only if not even the first
+    stretch of the search could be finished in time.
+    """
+    search = _Search(wanted, limit=limit, cursor=cursor)
+    begin = search.reached
+    try:
+        async with db.reading(seconds=SEARCH_SECONDS) as connection:
+            await search.run(connection)
+    except TooWide:
+        if search.reached == begin:
+            raise
+    return search.page()
+
+
+class _Search:
+    """Walks back from the newest job that is wanted; ``reached`` is where it goes on."""
+
+    def __init__(self, wanted: JobFilter, *, limit: int, cursor: str | None) -> None:
+        self._wanted = wanted
+        self._limit = limit
+        self._since = first_id(wanted.since) if wanted.since else _LOWEST
+        self.reached = first_id(wanted.until) if wanted.until else _BEYOND
+        if cursor is not None:
+            self.reached = min(self.reached, decode_cursor(cursor))
+        self._found: list[JobRecord] = []
+        self._deadline = time.monotonic() + SEARCH_SECONDS
+
+    async def run(self, connection: Any) -> None:
+        """Search until the page is full, the history is at its end, or the time is up."""
+        wanted = self._wanted
+        if wanted.event_id is not None:
+            await self._walk_ids(connection, "operators.jobs_of_event", wanted.event_id)
+        elif wanted.correlation_id is not None:
+            await self._walk_ids(
+                connection,
+                "operators.jobs_of_correlation",
+                wanted.correlation_id,
+                _uuid_or_nil(wanted.correlation_id),
+            )
+        else:
+            await self._walk_days(connection)
+
+    def page(self) -> Page:
+        """Return what was found, one more than fits telling that there is more."""
+        if len(self._found) > self._limit:
+            shown = self._found[: self._limit]
+            return Page(shown, encode_cursor(shown[-1].id))
+        done = self.reached <= self._since
+        return Page(self._found, None if done else encode_cursor(self.reached))
+
+    async def _walk_days(self, connection: Any) -> None:
+        """Look day by day: each statement reads one partition, newest first.
+
+        One statement over all would first look for a match in every partition, however old.
+        """
+        self._since = max(self._since, await self._floor(connection))
+        lows = [row["low"] for row in await connection.fetch(query("operators.days"))]
+        for low, high in _stretches(lows, self._since, self.reached):
+            await self._look(connection, low, high, ids=None)
+            self.reached = low
+            if self._enough():
+                return
+        self.reached = min(self.reached, self._since)
+
+    async def _walk_ids(self, connection: Any, name: str, key: object, *more: object) -> None:
+        while self.reached > self._since:
+            rows = await connection.fetch(
+                query(name), key, self._since, self.reached, _RELATED_IDS, *more
+            )
+            ids = [row["id"] for row in rows]
+            if ids:
+                await self._look(connection, self._since, self.reached, ids=ids)
+            self.reached = ids[-1] if len(ids) == _RELATED_IDS else self._since
+            if self._enough():
+                return
+
+    async def _look(
+        self, connection: Any, low: UUID, high: UUID, *, ids: list[UUID] | None
+    ) -> None:
+        rows = await connection.fetch(
+            query("operators.list_jobs"),
+            self._wanted.state,
+            self._wanted.vendor,
+            self._wanted.route,
+            self._wanted.correlation_id,
+            ids,
+            low,
+            high,
+            self._limit + 1 - len(self._found),
+        )
+        self._found += [_job(row) for row in rows]
+
+    async def _floor(self, connection: Any) -> UUID:
+        """Return the lowest id that a job of the wanted state can have, where one is known."""
+        state = self._wanted.state
+        if state is None or state in FINAL_STATES:
+            return _LOWEST
+        if state is JobState.RUNNING:
+            held = await connection.fetchval(query("operators.running_floor"))
+            return _BEYOND if held is None else held
+        floor: UUID = await connection.fetchval(query("upkeep.oldest_unsealed"))
+        return floor
+
+    def _enough(self) -> bool:
+        return len(self._found) > self._limit or time.monotonic() > self._deadline
+
+
+def first_id(moment: datetime) -> UUID:
+    """Return the lowest UUIDv7 of *moment*'s millisecond (RFC 9562, section 5.7)."""
+    milliseconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    return UUID(int=min(max(milliseconds, 0), (1 << 48) - 1) << 80)
+
+
+def encode_cursor(position: UUID) -> str:
+    """Return the text that lets a listing go on below *position*."""
+    return base64.urlsafe_b64encode(position.bytes).rstrip(b"=").decode()
+
+
+def decode_cursor(cursor: str) -> UUID:
+    """Return the position; ``ValueError`` for anything that :func:`encode_cursor` did not make."""
+    try:
+        position = UUID(bytes=base64.urlsafe_b64decode(cursor.encode("ascii") + b"=="))
+    except (binascii.Error, ValueError):
+        position = None
+    if position is None or encode_cursor(position) != cursor:
+        raise ValueError("this is not the cursor of an earlier page")
+    return position
+
+
+def _stretches(lows: list[UUID], since: UUID, before: UUID) -> Iterator[tuple[UUID, UUID]]:
+    """Cut the ids from *since* to *before* at the days' beginnings *lows*; newest first."""
+    for low in [*lows, _LOWEST]:
+        if before <= since:
+            return
+        if low < before:
+            yield max(low, since), before
+            before = low
+
+
+def _uuid_or_nil(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        return _LOWEST
+
+
+# Showing ----------------------------------------------------------------------------------------
+
+
+async def show_job(db: Database, job_id: UUID, *, body: bool = False) -> JobDetail:
+    """Return one job with its event and its attempts; raises :class:`NotFound`."""
+    async with db.reading(seconds=SEARCH_SECONDS) as connection:
+        row = await connection.fetchrow(query("operators.job"), job_id)
+        if row is None:
+            raise NotFound(f"job {job_id}: not found")
+        event = None
+        replays = []
+        if row["event_id"] is not None:
+            event = await _event(connection, row["event_id"], body=body)
+            replays = await connection.fetch(
+                query("operators.replays"), job_id, row["event_id"], MAX_LIMIT
+            )
+        attempts = await connection.fetch(query("operators.attempts"), job_id, ATTEMPTS_SHOWN)
+    return JobDetail(
+        job=_job(row),
+        payload=_raw(row["payload"]),
+        event=event,
+        attempts=[_attempt(attempt) for attempt in attempts],
+        replays=[replay["id"] for replay in replays],
+    )
+
+
+async def show_event(db: Database, event_id: UUID, *, body: bool = False) -> EventDetail:
+    """Return one event with its jobs; raises :class:`NotFound`."""
+    async with db.reading(seconds=SEARCH_SECONDS) as connection:
+        event = await _event(connection, event_id, body=body)
+    if event is None:
+        raise NotFound(f"event {event_id}: not found")
+    page = await list_jobs(db, JobFilter(event_id=event_id), limit=MAX_LIMIT)
+    return EventDetail(
+        event=event,
+        duplicates=await events.duplicates(
+            db, vendor=event.vendor, dedupe_key=event.dedupe_key, event_id=event_id
+        ),
+        jobs=page.jobs,
+    )
+
+
+async def raw_body(db: Database, event_id: UUID) -> bytes:
+    """Return an event's body as it was received; raises :class:`NotFound`."""
+    rows = await db.fetch("operators.raw_body", event_id)
+    if not rows:
+        raise NotFound(f"event {event_id}: not found")
+    body: bytes = rows[0]["body"]
+    return body
+
+
+async def _event(connection: Any, event_id: UUID, *, body: bool) -> EventRecord | None:
+    row = await connection.fetchrow(query("operators.event"), event_id)
+    if row is None:
+        return None
+    fields = dict(row)
+    fields["headers"] = msgspec.json.decode(fields["headers"], type=dict[str, str])
+    if body:
+        fields["body"] = _raw(await connection.fetchval(query("operators.body"), event_id))
+    return EventRecord(**fields)
+
+
+def _job(row: Any) -> JobRecord:
+    return JobRecord(**{name: row[name] for name in JobRecord.__struct_fields__})
+
+
+def _attempt(row: Any) -> AttemptRecord:
+    fields = dict(row)
+    return AttemptRecord(
+        **fields | {"request": _raw(fields["request"]), "response": _raw(fields["response"])}
+    )
+
+
+def _raw(json: str | None) -> msgspec.Raw | None:
+    return None if json is None else msgspec.Raw(json)
+
+
+# Acting -----------------------------------------------------------------------------------------
+
+
+async def replay(db: Database, job_id: UUID) -> UUID:
+    """Make a new job from a finished one and return its id; raises NotFound or Refused."""
+    fresh: UUID = await _act(db, "operators.replay", job_id)
+    return fresh
+
+
+async def cancel(db: Database, job_id: UUID) -> JobState:
+    """Cancel a job that waits and return the state it was in; raises NotFound or Refused."""
+    return JobState(await _act(db, "operators.cancel", job_id))
+
+
+async def _act(db: Database, name: str, job_id: UUID) -> Any:
+    try:
+        return (await db.fetch(name, job_id))[0][0]
+    except asyncpg.NoDataFoundError as error:
+        raise NotFound(_words(error)) from None
+    except asyncpg.ObjectNotInPrerequisiteStateError as error:
+        raise Refused(_words(error)) from None
+
+
+def _words(error: asyncpg.PostgresError) -> str:
+    """Return what our SQL function said, with its hint."""
+    hint = getattr(error, "hint", None)
+    return f"{error}. {hint}" if hint else str(error)
+
+
+# Counting ---------------------------------------------------------------------------------------
+
+
+async def stats(db: Database, *, now: datetime) -> Stats:
+    """Return the figures of the whole gateway, all nodes together, as of *now*."""
+    async with db.reading(seconds=SEARCH_SECONDS) as connection:
+        figures = await _vendor_figures(connection)
+        recent: list[RecentCounts] = []
+        for seconds in RECENT_SECONDS:
+            if recent and not recent[-1].complete:  # the longer time would count the same jobs
+                recent.append(msgspec.structs.replace(recent[-1], seconds=seconds))
+            else:
+                recent.append(await _recent(connection, seconds, now))
+        sizes = await connection.fetch(query("operators.sizes"))
+        nodes = await connection.fetch(query("operators.nodes"))
+    return Stats(
+        backlog=sum(figure.backlog for figure in figures.values()),
+        scheduled=sum(figure.scheduled for figure in figures.values()),
+        dead=sum(figure.dead for figure in figures.values()),
+        count_limit=COUNT_LIMIT,
+        recent=recent,
+        tables=[TableSize(**dict(row)) for row in sizes],
+        nodes=[NodeRecord(**dict(row)) for row in nodes],
+    )
+
+
+async def vendor_figures(db: Database) -> dict[str, VendorFigures]:
+    """Return the figures of every lane that has any."""
+    async with db.reading(seconds=SEARCH_SECONDS) as connection:
+        return await _vendor_figures(connection)
+
+
+async def _vendor_figures(connection: Any) -> dict[str, VendorFigures]:
+    floor = await connection.fetchval(query("upkeep.oldest_unsealed"))
+    fields: dict[str, dict[str, Any]] = {}
+    for name, rows in (
+        ("backlog", await connection.fetch(query("jobs.backlog"), floor, COUNT_LIMIT)),
+        ("scheduled", await connection.fetch(query("operators.scheduled"), floor, COUNT_LIMIT)),
+        ("dead", await connection.fetch(query("operators.dead"), COUNT_LIMIT)),
+    ):
+        for row in rows:
+            fields.setdefault(row["vendor"], {})[name] = row["jobs"]
+    for row in await connection.fetch(query("operators.vendor_state")):
+        fields.setdefault(row["vendor"], {}).update(
+            paused=row["paused"], parked_until=row["parked_until"]
+        )
+    return {vendor: VendorFigures(**given) for vendor, given in sorted(fields.items())}
+
+
+async def _recent(connection: Any, seconds: float, now: datetime) -> RecentCounts:
+    rows = await connection.fetch(
+        query("operators.recent_states"), first_id(now - timedelta(seconds=seconds)), COUNT_LIMIT
+    )
+    return RecentCounts(
+        seconds=seconds,
+        states={row["state"]: row["jobs"] for row in rows},
+        complete=sum(row["jobs"] for row in rows) < COUNT_LIMIT,
+        counted_since=min((row["since"] for row in rows), default=None),
+    )

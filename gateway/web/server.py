@@ -1,0 +1,93 @@
+"""The two listeners: a lean one for webhooks, an application for operators."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from aiohttp import http_parser, web
+
+from gateway.config.model import Address
+from gateway.errors import GatewayError
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+MAX_HEADER_BYTES = 8190  # of one header line, and of the request line
+KEEPALIVE_SECONDS = 75.0
+LINGER_SECONDS = 2.0  # how long the rest of a refused body is read away, so that the answer arrives
+CLOSING_SECONDS = 5.0
+
+
+class Listener:
+    """One listening socket and everything behind it."""
+
+    def __init__(self, runner: web.BaseRunner, address: Address) -> None:  # type: ignore[type-arg]
+        self._runner = runner
+        self._address = address
+        self._site: web.TCPSite | None = None
+        self.port = address.port
+
+    async def start(self) -> None:
+        """Bind and accept; raises :class:`GatewayError` that names the address."""
+        await self._runner.setup()
+        self._site = web.TCPSite(
+            self._runner, self._address.host, self._address.port, backlog=1024, reuse_address=True
+        )
+        try:
+            await self._site.start()
+        except OSError as error:
+            raise GatewayError(
+                f"cannot listen on {self._address.host}:{self._address.port}: {error.strerror};"
+                " stop whoever has it, or choose another address in the configuration"
+            ) from error
+        self.port = self._runner.addresses[0][1]
+
+    async def stop_accepting(self) -> None:
+        """Close the listening socket; open connections go on."""
+        if self._site is not None:
+            await self._site.stop()
+            self._site = None
+
+    async def close(self) -> None:
+        """Let requests under way end, then close their connections."""
+        await self._runner.cleanup()
+
+
+def public_listener(handler: Handler, address: Address) -> Listener:
+    """Return the listener for webhooks: no routing, no middleware, raw bodies."""
+    _require_fast_parser()
+    server = web.Server(
+        handler,
+        auto_decompress=False,  # signatures are over the raw bytes
+        access_log=None,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        lingering_time=LINGER_SECONDS,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+    )
+    return Listener(web.ServerRunner(server, shutdown_timeout=CLOSING_SECONDS), address)
+
+
+def admin_listener(app: web.Application, address: Address) -> Listener:
+    """Return the listener for operators."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSING_SECONDS)
+    return Listener(runner, address)
+
+
+def _require_fast_parser() -> None:
+    """Refuse aiohttp's pure-Python HTTP parser: slower, and laxer about what it lets through."""
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        raise GatewayError(
+            "aiohttp runs without its C extensions; unset AIOHTTP_NO_EXTENSIONS,"
+            " or install a binary wheel of aiohttp"
+        )
+
+
+async def drained(requests_done: Callable[[], bool], *, seconds: float) -> bool:
+    """Wait until *requests_done*, for *seconds* at most; return whether it came true."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not requests_done():
+        if asyncio.get_running_loop().time() >= deadline:
+            return False
+        await asyncio.sleep(0.02)
+    return True
