@@ -236,7 +236,7 @@ def test_calls_that_wait_for_a_connection_are_counted_when_they_are_written(
 
 def test_a_turn_that_went_stale_is_given_back() -> None:
     async def main(loop: VirtualTime) -> None:
-        limiter = StrictLimiter([Rate(2, 60.0)], clock=loop.time)
+        limiter = StrictLimiter([Rate(5, 60.0)], clock=loop.time)
         for _ in range(2):
             await limiter.acquire()
             loop.now += 1.0
