@@ -159,6 +159,8 @@ FAULTS = [
     ),
     ("api", "auth = { sign = { scheme = 'none', secret = 'env:SECRET' } }", "", "preset"),
     ("api", 'headers = { X = "a\\r\\nB: tops3cret" }', "vendors.acme.api.headers.X", "one line"),
+    ("api", "headers = { X = 123456 }", "vendors.acme.api.headers.X", "got a number"),
+    ("api", "headers = { X = 123456 }", "vendors.acme.api.headers.X", "got a number"),
     ("api", "headers = { 'X Y' = 'a' }", 'vendors.acme.api.headers."X Y"', "no header name"),
     ("api", "headers = { Host = 'a' }", "vendors.acme.api.headers.Host", "client sets it"),
     (
