@@ -66,3 +66,7 @@ class NotFound(GatewayError):
 
 class Refused(GatewayError):
     """The act is not allowed in the present state (e.g. cancelling a running job)."""
+
+
+class TooWide(GatewayError):
+    """A question about the records takes too long to answer as it stands; a narrower one does not."""

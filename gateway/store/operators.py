@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +19,6 @@ import msgspec
 
 from gateway.errors import NotFound, Refused, TooWide
 from gateway.model import FINAL_STATES, JobState
-from gateway.store import events
 from gateway.store.database import Database
 from gateway.store.sql import query
 
@@ -93,7 +92,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     response: msgspec.Raw | None
 
 
-class EventRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A row of ``gateway.events``; ``body`` (JSON, as by ``gateway.body``) only where asked for."""
 
     id: UUID
@@ -214,7 +213,7 @@ class _Search:
         if cursor is not None:
             self.reached = min(self.reached, decode_cursor(cursor))
         self._found: list[JobRecord] = []
-        self._deadline = time.monotonic() + SEARCH_SECONDS
+        self._deadline = monotonic() + SEARCH_SECONDS
 
     async def run(self, connection: Any) -> None:
         """Search until the page is full, the history is at its end, or the time is up."""
@@ -293,7 +292,7 @@ class _Search:
         return floor
 
     def _enough(self) -> bool:
-        return len(self._found) > self._limit or time.monotonic() > self._deadline
+        return len(self._found) > self._limit or monotonic() > self._deadline
 
 
 def first_id(moment: datetime) -> UUID:
@@ -365,16 +364,13 @@ async def show_event(db: Database, event_id: UUID, *, body: bool = False) -> Eve
     """Return one event with its jobs; raises :class:`NotFound`."""
     async with db.reading(seconds=SEARCH_SECONDS) as connection:
         event = await _event(connection, event_id, body=body)
-    if event is None:
-        raise NotFound(f"event {event_id}: not found")
+        if event is None:
+            raise NotFound(f"event {event_id}: not found")
+        repeated = await connection.fetchval(
+            query("events.duplicates"), event.vendor, event.dedupe_key, event_id
+        )
     page = await list_jobs(db, JobFilter(event_id=event_id), limit=MAX_LIMIT)
-    return EventDetail(
-        event=event,
-        duplicates=await events.duplicates(
-            db, vendor=event.vendor, dedupe_key=event.dedupe_key, event_id=event_id
-        ),
-        jobs=page.jobs,
-    )
+    return EventDetail(event=event, duplicates=repeated or 0, jobs=page.jobs)
 
 
 async def raw_body(db: Database, event_id: UUID) -> bytes:
@@ -437,8 +433,8 @@ async def _act(db: Database, name: str, job_id: UUID) -> Any:
 
 def _words(error: asyncpg.PostgresError) -> str:
     """Return what our SQL function said, with its hint."""
-    hint = getattr(error, "hint", None)
-    return f"{error}. {hint}" if hint else str(error)
+    said = error.as_dict()
+    return f"{said['message']}. {said['hint']}" if "hint" in said else str(said["message"])
 
 
 # Counting ---------------------------------------------------------------------------------------
