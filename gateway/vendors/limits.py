@@ -186,14 +186,16 @@ class StrictLimiter:
 def _pacer_of(rates: Sequence[Rate]) -> AsyncLimiter | None:
     """Return the pacer of the shortest window, or None where there is nothing to spread.
 
-    It spreads a window's calls over the first second of it, or a sixtieth where that is longer:
-    ``10/s`` is one call each 100 ms, ``600/m`` may be used up within a second, ``5000/h`` within
-    a minute. So a long quota stays usable for a burst, and still never goes out in one instant.
+    It spreads a window's calls over the first second of it, or a sixtieth where that is longer,
+    but not to fewer than ten a second: ``10/s`` is one call each 100 ms, ``600/m`` may be used up
+    within a second, ``5000/h`` within a minute, ``10/h`` within a second. So a long quota stays
+    usable for a burst, and still never goes out in one instant.
     """
     if not rates:
         return None
     shortest = min(rates, key=lambda rate: (rate.period_seconds, rate.count))
-    over_seconds = min(shortest.period_seconds, max(1.0, shortest.period_seconds / 60.0))
+    period_seconds = shortest.period_seconds
+    over_seconds = min(period_seconds, max(1.0, min(period_seconds / 60.0, shortest.count / 10.0)))
     burst = max(1.0, shortest.count * _PACER_BURST)
     return AsyncLimiter(burst, over_seconds * burst / shortest.count)
 

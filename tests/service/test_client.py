@@ -546,7 +546,8 @@ async def test_no_spelling_of_an_address_gets_past_the_guard(
 
 
 @pytest.mark.parametrize(
-    "host", ["169.254.169.254", "0.0.0.0", "[::ffff:169.254.169.254]", "[fd00:ec2::254]"]
+    "host",
+    ["169.254.169.254", "0.0.0.0", "[::ffff:169.254.169.254]", "[fd00:ec2::254]"],  # noqa: S104
 )
 async def test_metadata_is_refused_even_with_permission(host: str) -> None:
     failure = await failure_of(api(f"http://{host}/", allow_private=True))

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gateway.config.model import Breaker
+from gateway.vendors.breaker import BreakerState, CircuitBreaker, Transition
+
+SETTINGS = Breaker(failures=3, window_seconds=10.0, cooldown_seconds=5.0)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def breaker() -> tuple[CircuitBreaker, Clock, list[Transition]]:
+    clock, changes = Clock(), list[Transition]()
+    return CircuitBreaker(SETTINGS, clock=clock, on_change=changes.append), clock, changes
+
+
+def opened() -> tuple[CircuitBreaker, Clock, list[Transition]]:
+    made = breaker()
+    for _ in range(3):
+        assert made[0].allow()
+        made[0].record(False)
+    return made
+
+
+def test_failures_in_a_row_open_it_until_the_cooldown_is_over() -> None:
+    subject, clock, changes = opened()
+    assert subject.state is BreakerState.OPEN
+    assert subject.opened_until == 105.0
+    assert subject.delay() == 5.0
+    assert not subject.allow()
+    clock.now += 5.0
+    assert subject.state is BreakerState.HALF_OPEN
+    assert subject.delay() == 0.0
+    assert changes == [Transition(BreakerState.CLOSED, BreakerState.OPEN, 105.0)]
+
+
+def test_a_success_in_between_starts_the_count_again() -> None:
+    subject, _, changes = breaker()
+    for success in (False, False, True, False, False):
+        subject.record(success)
+    assert subject.state is BreakerState.CLOSED
+    assert changes == []
+
+
+def test_failures_farther_apart_than_the_window_do_not_open_it() -> None:
+    subject, clock, _ = breaker()
+    for _ in range(20):
+        subject.record(False)
+        clock.now += 5.1
+    assert subject.state is BreakerState.CLOSED
+
+
+def test_half_open_lets_one_probe_through_whose_success_closes() -> None:
+    subject, clock, changes = opened()
+    clock.now += 5.0
+    assert subject.allow()
+    assert not subject.allow()
+    assert subject.delay() > 0
+    subject.record(True)
+    assert subject.allow()
+    assert subject.allow()
+    assert [change.after for change in changes] == ["open", "half-open", "closed"]
+
+
+def test_a_probe_that_fails_opens_it_again() -> None:
+    subject, clock, changes = opened()
+    clock.now += 6.0
+    assert subject.allow()
+    subject.record(False)
+    assert subject.opened_until == 111.0
+    assert [change.after for change in changes] == ["open", "half-open", "open"]
+
+
+def test_a_lost_probe_blocks_only_for_a_cooldown() -> None:
+    subject, clock, _ = opened()
+    clock.now += 5.0
+    assert subject.allow()
+    clock.now += 4.9
+    assert not subject.allow()
+    clock.now += 0.2
+    assert subject.allow()
+
+
+def test_late_results_of_earlier_calls_do_not_move_an_open_breaker() -> None:
+    subject, _, _ = opened()
+    subject.record(True)
+    subject.record(False)
+    assert subject.opened_until == 105.0
+
+
+def test_another_nodes_news_open_and_close_it() -> None:
+    subject, _, changes = breaker()
+    subject.open_for(3.0)
+    subject.open_for(1.0)
+    assert subject.opened_until == 103.0
+    subject.reset()
+    subject.reset()
+    assert subject.allow()
+    assert [change.after for change in changes] == ["open", "closed"]
+
+
+class BreakerMachine(RuleBasedStateMachine):
+    """Whatever happens: no call while open, one probe per cool-down, and never stuck."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changes: list[Transition] = []
+        self.clock = Clock()
+        self.subject = CircuitBreaker(SETTINGS, clock=self.clock, on_change=self.changes.append)
+        self.under_way = 0
+        self.last_probe = float("-inf")
+        self.failures_in_a_row: list[float] = []
+
+    @rule(seconds=st.floats(0.0, 12.0))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule()
+    def ask(self) -> None:
+        before, delay = self.subject.state, self.subject.delay()
+        allowed = self.subject.allow()
+        assert allowed == (delay == 0.0)
+        if before is BreakerState.OPEN:
+            assert not allowed
+        if allowed and before is BreakerState.HALF_OPEN:
+            assert self.clock.now - self.last_probe >= SETTINGS.cooldown_seconds
+            self.last_probe = self.clock.now
+        self.under_way += allowed
+
+    @precondition(lambda self: self.under_way)
+    @rule(success=st.booleans())
+    def finish(self, success: bool) -> None:
+        self.under_way -= 1
+        before, changes = self.subject._state, len(self.changes)
+        self.subject.record(success)
+        if before is BreakerState.HALF_OPEN:
+            self.last_probe = float("-inf")
+        if before is BreakerState.CLOSED:
+            self.failures_in_a_row = (
+                [] if success else [*self.failures_in_a_row[-2:], self.clock.now]
+            )
+            due = (
+                len(self.failures_in_a_row) == SETTINGS.failures
+                and self.clock.now - self.failures_in_a_row[0] <= SETTINGS.window_seconds
+            )
+            assert (len(self.changes) > changes) == due
+        if len(self.changes) > changes:
+            self.failures_in_a_row = []
+
+    @precondition(lambda self: self.under_way)
+    @rule()
+    def lose(self) -> None:
+        self.under_way -= 1
+
+    @invariant()
+    def never_stuck(self) -> None:
+        assert 0.0 <= self.subject.delay() <= SETTINGS.cooldown_seconds
+
+    @invariant()
+    def changes_join(self) -> None:
+        for before, after in zip(self.changes, self.changes[1:], strict=False):
+            assert before.after is after.before
+        for change in self.changes:
+            assert change.before is not change.after
+            assert (change.opened_until > 0) == (change.after is BreakerState.OPEN)
+
+
+BreakerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestBreaker = BreakerMachine.TestCase
