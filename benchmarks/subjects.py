@@ -1,0 +1,242 @@
+"""Starts and stops what is measured, each in a process of its own, on loopback ports."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.bare import CONCURRENCY
+from benchmarks.load import LoadResult, LoadSpec
+from benchmarks.stub import Count
+
+ROOT = Path(__file__).parents[1]
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+_START_SECONDS = 60.0
+_STOP_SECONDS = 60.0
+
+# Two senders: what `scheduled` sends is committed, event and job, but not due within the run;
+# what `delivered` sends is passed on as it came. Everything else is as a newcomer gets it.
+_CONFIG = """\
+[gateway]
+state_dir = "{state_dir}"
+node = "benchmark"
+drain = "10s"
+
+[database]
+url = "embedded"
+
+[server]
+listen = "127.0.0.1:{port}"
+
+[admin]
+listen = "127.0.0.1:{admin_port}"
+
+[vendors.scheduled.webhook]
+verify = "standard-webhooks"
+secrets = ["env:BENCHMARK_SECRET"]
+
+[vendors.delivered.webhook]
+verify = "standard-webhooks"
+secrets = ["env:BENCHMARK_SECRET"]
+
+[vendors.stub.api]
+base_url = "http://127.0.0.1:{stub_port}"
+concurrency = {concurrency}
+timeout = "10m"
+allow_private = true
+
+[[routes]]
+name = "later"
+from = "scheduled"
+call = "POST stub:/events"
+delay = "1h"
+
+[[routes]]
+name = "pass-on"
+from = "delivered"
+call = "POST stub:/events"
+"""
+
+
+class BenchmarkError(Exception):
+    """A measurement that must not be believed: something was refused, lost or never started."""
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """A running subject. ``port`` takes webhooks; ``pid`` is the process that is measured."""
+
+    name: str
+    pid: int
+    port: int
+
+    def rss_mib(self) -> float:
+        """Return the process's resident memory; its children (PostgreSQL) are not in it."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) / 1024
+        raise BenchmarkError(f"{self.name}: the process has ended")
+
+
+@contextmanager
+def running_stub() -> Iterator[StubControl]:
+    """Start the stub vendor."""
+    port = _free_port()
+    with _running("stub", ["-m", "benchmarks.stub", str(port)], ready=("/_count", port)):
+        yield StubControl(port)
+
+
+@contextmanager
+def running_bare(name: str, *, stub_port: int) -> Iterator[Subject]:
+    """Start the bare ``handler`` or ``forwarder``."""
+    port = _free_port()
+    command = ["-m", "benchmarks.bare", name, str(port), str(stub_port)]
+    with _running(name, command, ready=("/", port)) as pid:
+        yield Subject(f"bare {name}", pid, port)
+
+
+@contextmanager
+def running_gateway(*, stub_port: int, concurrency: int = CONCURRENCY) -> Iterator[Subject]:
+    """Start a gateway on an empty database of its own, under its default durability."""
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder:
+        Path(folder).chmod(0o711)  # as root, PostgreSQL runs as another user that must get through
+        port, admin_port = _free_port(), _free_port()
+        config = Path(folder) / "config.toml"
+        config.write_text(
+            _CONFIG.format(
+                state_dir=Path(folder) / "state",
+                port=port,
+                admin_port=admin_port,
+                stub_port=stub_port,
+                concurrency=concurrency,
+            )
+        )
+        command = ["-m", "gateway", "serve", "--config", str(config)]
+        with _running("gateway", command, ready=("/readyz", admin_port)) as pid:
+            yield Subject("gateway", pid, port)
+
+
+def run_load(spec: LoadSpec) -> LoadResult:
+    """Run the load generator; every webhook must have been accepted."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.load"],
+        input=msgspec.json.encode(spec),
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise BenchmarkError(f"the load generator ended with {done.returncode}")
+    line, _, raw = done.stdout.partition(b"\n")
+    result = msgspec.json.decode(line, type=LoadResult)
+    if set(result.statuses) != {"202"}:
+        raise BenchmarkError(f"not everything was accepted: answers {result.statuses}")
+    result.sent_ns = array("q", raw).tolist()
+    return result
+
+
+class StubControl:
+    """The runner's line to the stub."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def reset(self) -> None:
+        self._get("/_reset")
+
+    def hang(self) -> None:
+        self._get("/_hang")
+
+    def answer(self) -> None:
+        self._get("/_answer")
+
+    def count(self) -> Count:
+        return msgspec.json.decode(self._get("/_count"), type=Count)
+
+    def arrivals_ns(self) -> list[int]:
+        return array("q", self._get("/_arrivals")).tolist()
+
+    def wait_for(self, accepted: int, *, seconds: float = 120.0) -> Count:
+        """Wait until every accepted event has arrived; raise when some never do."""
+        deadline = time.monotonic() + seconds
+        while (count := self.count()).unique < accepted:
+            if time.monotonic() > deadline:
+                raise BenchmarkError(f"accepted {accepted}, delivered only {count.unique}")
+            time.sleep(0.05)
+        return count
+
+    def _get(self, path: str) -> bytes:
+        return _get(path, self.port)[1]
+
+
+@contextmanager
+def _running(name: str, arguments: list[str], *, ready: tuple[str, int]) -> Iterator[int]:
+    """Run a Python process until the block ends; its log is shown only if it fails."""
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "BENCHMARK_SECRET": SECRET},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            _wait_until_ready(process, *ready)
+            yield process.pid
+            if process.poll() is not None:
+                raise BenchmarkError(f"{name} ended with {process.returncode} while measured")
+        except BaseException:
+            log.seek(0)
+            sys.stderr.write(f"--- {name} said:\n{log.read()[-4000:].decode(errors='replace')}\n")
+            raise
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], path: str, port: int) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise BenchmarkError(f"it ended with {process.returncode} at the start")
+        try:
+            status, _ = _get(path, port)
+        except OSError:
+            pass
+        else:
+            if status != 503:
+                return
+        time.sleep(0.05)
+    raise BenchmarkError(f"not ready within {_START_SECONDS:.0f} s")
+
+
+def _get(path: str, port: int) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
