@@ -41,7 +41,7 @@ class RenderFailed(GatewayError):
 
 
 class SignatureRefused(GatewayError):
-    """A webhook is not shown to be the sender's. ``reason`` is for our log, never for the sender."""
+    """A webhook is not shown to be the sender's; ``reason`` is for our log, never for the sender."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

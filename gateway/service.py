@@ -84,9 +84,7 @@ class Service:
 
     # The start ----------------------------------------------------------------------------------
 
-    async def _database_server(
-        self, stack: AsyncExitStack
-    ) -> tuple[str, EmbeddedPostgres | None]:
+    async def _database_server(self, stack: AsyncExitStack) -> tuple[str, EmbeddedPostgres | None]:
         if not self.config.database.embedded:
             return self.config.database.url.value, None
         server = EmbeddedPostgres(self.config.gateway.state_dir)
@@ -154,7 +152,9 @@ class Service:
             # Worker and lanes need each other: a lane runs attempts, an attempt may park a lane.
             ready.lanes[name] = Lane(
                 name,
-                concurrency=apis[name].concurrency if name in apis else config.queue.local_concurrency,
+                concurrency=apis[name].concurrency
+                if name in apis
+                else config.queue.local_concurrency,
                 capacity=capacity,
                 limiter=limiters[name] if name in apis and apis[name].rate else None,
                 execute=worker.run_attempt,
@@ -164,11 +164,14 @@ class Service:
         backlog = Backlog(db, feeder, max_backlog=config.queue.max_backlog, metrics=metrics)
         desk = AcceptanceDesk(db, ready, node=node, metrics=metrics)
         intake = Intake(
-            doors, router=router, desk=desk, backlog_full=lambda: backlog.full, metrics=metrics
+            doors,
+            router=router,
+            desk=desk,
+            backlog_full=lambda: backlog.full,
+            metrics=metrics,
+            trusted_proxies=config.server.trusted_proxies,
         )
-        upkeep = Upkeep(
-            db, ready, feeder, retention_seconds=config.database.retention_seconds
-        )
+        upkeep = Upkeep(db, ready, feeder, retention_seconds=config.database.retention_seconds)
         heartbeat = Heartbeat(
             db,
             ready,

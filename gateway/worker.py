@@ -66,7 +66,7 @@ class CallUnsuccessful(GatewayError):
 
 
 class Worker:
-    """Runs attempts. One for the whole process; the lanes decide when it is called, and how often."""
+    """Runs attempts. One for the whole process; the lanes decide when and how often."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Worker:
             outcome = Snooze(1.0, "the database was away")
         except CallFailed as failure:
             outcome = Retry(str(failure))
-        except Exception as error:  # noqa: BLE001  # the door: whatever a handler does, it ends here
+        except Exception as error:  # the door: whatever a handler does, it ends here
             log.warning("attempt_raised", job_id=str(job.id), route=job.route, exc_info=error)
             outcome = Retry(f"{type(error).__name__}: {error}")
         finally:
@@ -415,7 +415,7 @@ class JobContext:
         :class:`CallUnsuccessful`, which ends the attempt with that vendor's verdict (retry or
         dead) unless the handler catches it. A call that got no answer always raises it.
         """
-        client = self._worker._clients.get(vendor)  # noqa: SLF001  # one thing in two halves
+        client = self._worker._clients.get(vendor)  # one thing in two halves
         if client is None:
             raise GatewayError(f"job.call: vendor {vendor!r} has no [vendors.{vendor}.api] section")
         self._calls += 1
@@ -434,7 +434,7 @@ class JobContext:
             traceparent=self.raw_event.traceparent,
             timeout_seconds=timeout_seconds,
         )
-        await self._worker._limiters[vendor].acquire()  # noqa: SLF001
+        await self._worker._limiters[vendor].acquire()
         outcome, reply = await self._worker.send(client, call)
         self.exchange = self._worker.exchange(client, call, reply)
         if isinstance(outcome, Completed):

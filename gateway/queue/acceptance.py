@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from time import perf_counter
 from uuid import UUID
@@ -48,9 +47,12 @@ class AcceptanceDesk:
         self.node = node
         self._metrics = metrics
         self._max_waiting = max_waiting
-        self._patience_seconds = patience_seconds
         self._batches: GroupCommit[Acceptance, Receipt] = GroupCommit(
-            self._flush, max_rows=256, weigh=_body_bytes
+            self._flush,
+            max_rows=256,
+            weigh=_body_bytes,
+            patience_seconds=patience_seconds,
+            impatience=lambda: DatabaseUnavailable(f"not committed within {patience_seconds:g} s"),
         )
         self.run = self._batches.run
         self.finish = self._batches.finish
@@ -65,13 +67,8 @@ class AcceptanceDesk:
             raise DatabaseUnavailable("PostgreSQL is away")
         if len(self._batches) >= self._max_waiting:
             raise DatabaseUnavailable(f"{self._max_waiting} webhooks wait to be committed already")
-        receipt = self._batches.submit(item)
-        done, _ = await asyncio.wait((receipt,), timeout=self._patience_seconds)
-        if not done:
-            # It may still be committed; the sender's next try then finds a duplicate.
-            receipt.cancel()
-            raise DatabaseUnavailable(f"not committed within {self._patience_seconds:g} s")
-        return receipt.result()
+        # After an impatient answer it may still be committed; the next try finds a duplicate.
+        return await self._batches.submit(item)
 
     async def _flush(self, batch: list[Acceptance]) -> Sequence[Receipt | Exception]:
         leaders, followers = _split(batch)

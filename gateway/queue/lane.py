@@ -100,7 +100,12 @@ class Lane:
         """Return how long the lane will start nothing; infinite while paused."""
         if self.paused:
             return float("inf")
-        return max(0.0, self._parked_until - asyncio.get_running_loop().time())
+        if not self._parked_until:
+            return 0.0
+        seconds = self._parked_until - asyncio.get_running_loop().time()
+        if seconds <= 0:
+            self._parked_until = 0.0  # over: the hot path need not read the clock any more
+        return max(0.0, seconds)
 
     def park(self, seconds: float) -> None:
         """Start nothing for *seconds*: the vendor asked for it. A longer wish wins."""
@@ -135,7 +140,9 @@ class Lane:
     # Slots --------------------------------------------------------------------------------------
 
     def _startable(self) -> bool:
-        return bool(self.waiting and self._open and not self.paused) and self.idle_seconds() <= 0
+        if not self.waiting or not self._open or self.paused:
+            return False
+        return not self._parked_until or self.idle_seconds() <= 0
 
     def _fill_slots(self) -> None:
         """Have as many slots as there is work for, up to the concurrency."""

@@ -46,7 +46,7 @@ class ReadyQueue:
         self._body_bytes = 0
         self._inline_body_bytes = inline_body_bytes
 
-    # The way in: reserve before the commit, then start, or forget -----------------------------------
+    # The way in: reserve before the commit, then start, or forget ---------------------------------
 
     def reserve(self, new: NewJob, event: Event) -> Job | None:
         """Hand *new* off to this node if its lane takes it; it must be committed before it starts.
@@ -117,7 +117,7 @@ class ReadyQueue:
         self.promote = True
         self.wake.set()
 
-    # Figures ----------------------------------------------------------------------------------------
+    # Figures ------------------------------------------------------------------------------------
 
     def oldest_held(self) -> UUID | None:
         """Return the smallest id held, or None."""

@@ -13,13 +13,18 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# An item, who waits for it, and since when (loop time).
+_Entry = tuple[Item, "asyncio.Future[Result]", float]
+
 
 class GroupCommit(Generic[Item, Result]):
     """Collects items and flushes them in batches, one batch at a time and in order of arrival.
 
     *flush* is given a list of items and returns, in order, a result for each or the exception that
     its submitter shall see; what it raises, all of them see. *weigh* gives an
-    item's size in bytes, so that a batch stays bounded in memory as well as in rows.
+    item's size in bytes, so that a batch stays bounded in memory as well as in rows. With a
+    *patience*, a submitter waits no longer than about that many seconds: its future then raises
+    what *impatience* returns, and the item is dropped unless its flush has begun.
     """
 
     def __init__(
@@ -29,12 +34,18 @@ class GroupCommit(Generic[Item, Result]):
         max_rows: int = 256,
         max_bytes: int = 8 << 20,
         weigh: Callable[[Item], int] | None = None,
+        patience_seconds: float | None = None,
+        impatience: Callable[[], Exception] = TimeoutError,
     ) -> None:
         self._flush = flush
         self._max_rows = max_rows
         self._max_bytes = max_bytes
         self._weigh = weigh
-        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._patience_seconds = patience_seconds
+        self._impatience = impatience
+        self._waiting: list[_Entry[Item, Result]] = []
+        self._flushing: list[_Entry[Item, Result]] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._closed = False
 
@@ -42,10 +53,14 @@ class GroupCommit(Generic[Item, Result]):
         return len(self._waiting)
 
     def submit(self, item: Item) -> asyncio.Future[Result]:
-        """Queue *item*; the future resolves when its batch is committed, or raises what it raised."""
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        """Queue *item*; the future resolves when its batch is committed, or raises its error."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append((item, future, loop.time()))
         self._wake.set()
+        # One timer for all who wait, not one for each: this is the hottest path there is.
+        if self._timer is None and self._patience_seconds is not None:
+            self._timer = loop.call_later(self._patience_seconds / 4, self._expire)
         return future
 
     async def run(self) -> None:
@@ -57,14 +72,16 @@ class GroupCommit(Generic[Item, Result]):
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            await self._flush_one(self._next_batch())
+            self._flushing = self._next_batch()
+            await self._flush_one(self._flushing)
+            self._flushing = []
 
     def finish(self) -> None:
         """Let :meth:`run` return once everything submitted has been flushed."""
         self._closed = True
         self._wake.set()
 
-    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+    def _next_batch(self) -> list[_Entry[Item, Result]]:
         end = min(len(self._waiting), self._max_rows)
         if self._weigh is not None:
             size = 0
@@ -77,22 +94,36 @@ class GroupCommit(Generic[Item, Result]):
         del self._waiting[:end]
         return batch
 
-    async def _flush_one(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _flush_one(self, batch: list[_Entry[Item, Result]]) -> None:
         try:
-            results = await self._flush([item for item, _ in batch])
+            results = await self._flush([item for item, _, _ in batch])
         except asyncio.CancelledError:
-            for _, future in batch:
+            for _, future, _ in batch + self._waiting:
                 future.cancel()
             raise
         except Exception as error:  # noqa: BLE001  # handed to whoever waits for the item
-            for _, future in batch:
+            for _, future, _ in batch:
                 if not future.done():
                     future.set_exception(error)
             return
-        for (_, future), result in zip(batch, results, strict=True):
+        for (_, future, _), result in zip(batch, results, strict=True):
             if future.done():
                 continue
             if isinstance(result, Exception):
                 future.set_exception(result)
             else:
                 future.set_result(result)
+
+    def _expire(self) -> None:
+        """Tell those who have waited too long; keep looking while anybody waits."""
+        assert self._patience_seconds is not None  # noqa: S101  # the timer is set only with it
+        loop = asyncio.get_running_loop()
+        too_old = loop.time() - self._patience_seconds
+        for _, future, since in self._flushing + self._waiting:
+            if since < too_old and not future.done():
+                future.set_exception(self._impatience())
+        # Still in the order of arrival; what was told so must not be committed after all.
+        self._waiting = [entry for entry in self._waiting if not entry[1].done()]
+        self._timer = None
+        if self._flushing or self._waiting:
+            self._timer = loop.call_later(self._patience_seconds / 4, self._expire)

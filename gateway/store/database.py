@@ -44,7 +44,7 @@ _TRANSIENT = (
 )
 
 
-class _Connection(asyncpg.Connection):  # type: ignore[misc]
+class _Connection(asyncpg.Connection):
     """A pooled connection without session state, so that nothing needs resetting on release."""
 
     def get_reset_query(self) -> str:
@@ -75,7 +75,7 @@ class Database:
 
     async def open(self) -> None:
         """Open the pool; raises :class:`DatabaseUnavailable` when no connection can be had."""
-        with _translated(self._health):
+        with _Translated(self._health):
             self._pool = await asyncpg.create_pool(
                 self._dsn,
                 min_size=1,
@@ -91,7 +91,7 @@ class Database:
 
     async def migrate(self) -> list[str]:
         """Apply the migrations that are missing; return their names."""
-        with _translated(self._health):
+        with _Translated(self._health):
             async with self._pool.acquire(timeout=10.0) as connection:
                 return await migrations.apply(connection)
 
@@ -105,7 +105,7 @@ class Database:
 
     async def fetch(self, name: str, *args: Any) -> list[Any]:
         """Run the named query and return its rows; a single statement commits by itself."""
-        with _translated(self._health):
+        with _Translated(self._health):
             async with self._pool.acquire(timeout=10.0) as connection:
                 rows: list[Any] = await connection.fetch(query(name), *args)
         self._health.set(True)
@@ -113,7 +113,7 @@ class Database:
 
     async def fetch_sql(self, sql: str, *args: Any) -> list[Any]:
         """Run *sql*, built by our own code, and return its rows."""
-        with _translated(self._health):
+        with _Translated(self._health):
             async with self._pool.acquire(timeout=10.0) as connection:
                 rows: list[Any] = await connection.fetch(sql, *args)
         self._health.set(True)
@@ -122,7 +122,7 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
         """Hold one connection in a transaction; for the few acts that need several statements."""
-        with _translated(self._health):
+        with _Translated(self._health):
             async with (
                 self._pool.acquire(timeout=10.0) as connection,
                 connection.transaction(),
@@ -137,7 +137,7 @@ class Database:
         For operators' questions, whose cost depends on what is asked: :class:`TooWide` says that
         one took too long, which tells nothing about the database's health.
         """
-        with _translated(self._health):
+        with _Translated(self._health):
             async with self._pool.acquire(timeout=10.0) as connection:
                 try:
                     async with connection.transaction(readonly=True):
@@ -170,8 +170,8 @@ class _Health:
         (self.down if up else self.up).clear()
 
 
-class _translated:
-    """Turn what passes by itself into :class:`DatabaseUnavailable`; let our own mistakes through."""
+class _Translated:
+    """Turn what passes by itself into :class:`DatabaseUnavailable`; let our mistakes through."""
 
     __slots__ = ("_health",)
 

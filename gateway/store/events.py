@@ -89,7 +89,7 @@ async def duplicates(db: Database, event: Event) -> int:
 
 
 def from_row(row: Any, *, id: UUID, vendor: str) -> Event:  # noqa: A002
-    """Build an event from a *row* that has its columns; *id* and *vendor* may be named otherwise."""
+    """Build an event from a *row* with its columns; *id* and *vendor* may be named otherwise."""
     return Event(
         id=id,
         vendor=vendor,

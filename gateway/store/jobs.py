@@ -91,7 +91,7 @@ async def promote(db: Database, *, limit: int, floor: UUID) -> dict[str, int]:
 
 
 async def next_due_seconds(db: Database, *, floor: UUID) -> float | None:
-    """Return how long until the next scheduled job is due (negative: overdue); None: no such job."""
+    """Return how long until the next scheduled job is due (negative: overdue), if there is one."""
     rows = await db.fetch("jobs.next_due", floor)
     seconds: float | None = rows[0]["seconds"]
     return seconds

@@ -14,7 +14,7 @@ async def register(db: Database, node: str, *, lease_seconds: float, version: st
 
 
 async def renew(db: Database, node: str, *, oldest_held: UUID | None) -> tuple[bool, bool]:
-    """Prolong the lease. Returns whether *node* still lives, and whether another's lease ran out."""
+    """Prolong the lease; return whether *node* still lives, and whether another's has run out."""
     rows = await db.fetch("nodes.renew", node, oldest_held)
     return (True, bool(rows[0]["others_expired"])) if rows else (False, False)
 

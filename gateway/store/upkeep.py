@@ -48,5 +48,5 @@ async def drop_expired_days(db: Database, *, retention_seconds: float) -> list[d
 
 
 async def prune_dedupe_keys(db: Database) -> int:
-    """Delete some dedupe keys whose window is over; return how many (PRUNE_ROWS: there are more)."""
+    """Delete dedupe keys whose window is over; return how many (PRUNE_ROWS: there are more)."""
     return len(await db.fetch("upkeep.prune_dedupe_keys", PRUNE_ROWS))

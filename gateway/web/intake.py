@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from uuid import UUID
 
 import msgspec
 import uuid_utils.compat
@@ -21,6 +21,8 @@ from gateway.routing import Router
 from gateway.store.events import Acceptance
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
+from gateway.web.caller import Networks, caller_address
+from gateway.web.throttle import TokenBucket
 from gateway.webhooks.decompress import inflate
 from gateway.webhooks.extract import UNDECODED, compile_dedupe, compile_event_type, decode_body
 from gateway.webhooks.verify import SignedRequest, Verifier
@@ -51,6 +53,8 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
     verifier: Verifier | None
     find_event_type: Callable[[Mapping[str, str], object, bytes], str | None]
     find_dedupe_key: Callable[[Mapping[str, str], object, bytes], str | None]
+    bucket: TokenBucket | None
+    allowed: Networks  # empty: everybody
     decodes: bool  # whether anything but a route's expression needs the decoded body
 
 
@@ -84,9 +88,18 @@ def open_doors(webhooks: Mapping[str, Webhook]) -> dict[str, Door]:
             verifier=Verifier(scheme, [s.value for s in config.secrets]) if scheme else None,
             find_event_type=compile_event_type(event_type),
             find_dedupe_key=compile_dedupe(dedupe),
+            bucket=_bucket(config),
+            allowed=Networks(config.allow_ips),
             decodes="body:" in event_type or "body:" in dedupe,
         )
     return doors
+
+
+def _bucket(config: Webhook) -> TokenBucket | None:
+    if config.rate is None:
+        return None
+    per_second = config.rate.count / config.rate.period_seconds
+    return TokenBucket(per_second, config.burst or config.rate.count, now=time.monotonic())
 
 
 class Intake:
@@ -100,8 +113,10 @@ class Intake:
         desk: AcceptanceDesk,
         backlog_full: Callable[[], bool],
         metrics: Metrics,
+        trusted_proxies: Sequence[str] = (),
     ) -> None:
         self.doors = dict(doors)
+        self._trusted_proxies = Networks(trusted_proxies)
         self.router = router
         self.draining = False
         self._desk = desk
@@ -131,6 +146,7 @@ class Intake:
         door = self._door(request)
         vendor = door.config.vendor
         self._check_open()
+        self._check_caller(door, request)
         body = await _read_body(request, door.config.max_body_bytes)
         self._verify(door, request, body)
 
@@ -178,6 +194,20 @@ class Intake:
             raise _unavailable("shutting down")
         if self._backlog_full():
             raise _unavailable("too many jobs wait already")
+
+    def _check_caller(self, door: Door, request: web.BaseRequest) -> None:
+        if door.allowed:
+            address = caller_address(request.remote, request.headers, self._trusted_proxies)
+            if address is None or address not in door.allowed:
+                log.warning(
+                    "webhook_unverified",
+                    vendor=door.config.vendor,
+                    reason=f"caller {address} is not in allow_ips",
+                )
+                raise Refusal(403, "not allowed from this address", result="unverified")
+        if door.bucket is not None and (wait := door.bucket.take(time.monotonic())) > 0:
+            retry_after = {"Retry-After": str(math.ceil(wait))}
+            raise Refusal(429, "too many requests", result="throttled", headers=retry_after)
 
     def _verify(self, door: Door, request: web.BaseRequest, body: bytes) -> None:
         if door.verifier is None:
@@ -254,7 +284,7 @@ def _kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers with names in lower case, repeated ones joined, secrets masked."""
     kept: dict[str, str] = {}
     for name, value in headers.items():
-        name = name.lower()  # noqa: PLW2901
+        name = name.lower()
         if name in _SECRET_HEADERS:
             kept[name] = "***"
         elif name in kept:

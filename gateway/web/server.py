@@ -21,7 +21,7 @@ CLOSING_SECONDS = 5.0
 class Listener:
     """One listening socket and everything behind it."""
 
-    def __init__(self, runner: web.BaseRunner, address: Address) -> None:  # type: ignore[type-arg]
+    def __init__(self, runner: web.BaseRunner, address: Address) -> None:
         self._runner = runner
         self._address = address
         self._site: web.TCPSite | None = None

@@ -48,10 +48,11 @@ class Migration(msgspec.Struct, frozen=True):
 
 def known() -> list[Migration]:
     """Return the migrations of this version in order."""
-    found = []
-    for entry in resources.files(__name__).iterdir():
-        if match := re.fullmatch(r"(\d{4})_(\w+)\.sql", entry.name):
-            found.append(Migration(int(match[1]), match[2], entry.read_text("utf-8")))
+    found = [
+        Migration(int(match[1]), match[2], entry.read_text("utf-8"))
+        for entry in resources.files(__name__).iterdir()
+        if (match := re.fullmatch(r"(\d{4})_(\w+)\.sql", entry.name))
+    ]
     return sorted(found, key=lambda migration: migration.number)
 
 
