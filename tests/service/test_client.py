@@ -382,7 +382,7 @@ async def test_connections_are_kept_between_calls(vendor: ScriptedVendor) -> Non
 
 async def test_cookies_are_not_kept(vendor: ScriptedVendor) -> None:
     vendor.answer = says(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n")
-    async with client_of(api(vendor.url)) as client:
+    async with client_of(api(f"http://localhost:{vendor.port}")) as client:
         for _ in range(2):
             await client.send(Call(method="GET", path="/"))
     assert vendor.requests[1].header("Cookie") is None
