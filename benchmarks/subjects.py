@@ -199,7 +199,8 @@ def _running(name: str, arguments: list[str], *, ready: tuple[str, int]) -> Iter
                 raise BenchmarkError(f"{name} ended with {process.returncode} while measured")
         except BaseException:
             log.seek(0)
-            sys.stderr.write(f"--- {name} said:\n{log.read()[-4000:].decode(errors='replace')}\n")
+            if said := log.read()[-4000:].decode(errors="replace"):
+                sys.stderr.write(f"--- {name} said:\n{said}\n")
             raise
         finally:
             process.send_signal(signal.SIGTERM)

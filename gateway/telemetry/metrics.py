@@ -26,17 +26,10 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"
 
 RESULTS = frozenset(
-    {
-        "accepted",
-        "duplicate",
-        "refused",
-        "too_large",
-        "throttled",
-        "unavailable",
-        "unverified",
-    }
+    {"accepted", "duplicate", "refused", "too_large", "throttled", "unavailable", "unverified"}
 )
 OUTCOMES = frozenset({"completed", "retry", "snooze", "cancel", "dead", "released", "lost"})
+BREAKER_STATES = frozenset({"closed", "open", "half-open"})
 BATCHES = frozenset({"accept", "settle"})
 STATES = frozenset(state.value for state in JobState)
 
@@ -159,6 +152,15 @@ class Metrics:
                 "vendor",
             ),
             (vendor,),
+        )
+        self.breaker_transitions_total: Family[tuple[str, str], Counter] = Family(
+            self._counter(
+                "breaker_transitions_total",
+                "Changes of vendors' circuit breakers, by the state they went to.",
+                "vendor",
+                "state",
+            ),
+            (vendor, BREAKER_STATES),
         )
         self.backlog: Family[tuple[str, str], Gauge] = Family(
             self._gauge("backlog", "Unfinished jobs in the database.", "vendor", "state"),

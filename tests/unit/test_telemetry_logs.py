@@ -284,11 +284,17 @@ def events_in_code() -> dict[str, set[str]]:
                     func=ast.Attribute(
                         attr="debug" | "info" | "warning" | "error" | "exception" as level,
                         value=ast.Name(id="log" | "_log" | "logger")
-                        | ast.Attribute(attr="log" | "_log" | "logger"),
+                        | ast.Attribute(attr="log" | "_log" | "logger")
+                        | ast.Call(func=ast.Name(id="get_logger")),
                     ),
-                    args=[ast.Constant(value=str(event)), *_],
+                    args=[first, *_],
                 ):
-                    found.setdefault(event, set()).add(level.replace("exception", "error"))
+                    events = [first.body, first.orelse] if isinstance(first, ast.IfExp) else [first]
+                    for event in events:
+                        assert isinstance(event, ast.Constant), f"{path}:{node.lineno}: no constant"
+                        found.setdefault(event.value, set()).add(
+                            level.replace("exception", "error")
+                        )
     found["library_logged"] = {"warning", "error"}  # the one that goes through a variable
     return found
 
