@@ -48,7 +48,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     quota: Quota | None = None  # what it says is left of its limit
 
 
-class CallFailed(GatewayError):  # noqa: N818 (named like its kin in errors)
+class CallFailed(GatewayError):
     """No whole answer was had; ``kind`` says why not, for :func:`gateway.vendors.classify`."""
 
     def __init__(self, kind: FailureKind, text: str) -> None:

@@ -72,7 +72,7 @@ _ISATAP = (0x0000_5EFE, 0x0200_5EFE)  # upper half of the interface identifier (
 _Networks = tuple[tuple[IPv4Network | IPv6Network, str], ...]
 
 
-class AddressRefused(OSError):  # noqa: N818 (named like the other refusals)
+class AddressRefused(OSError):
     """The address is not one that we connect to. An OSError, so that the next one is tried."""
 
 
