@@ -17,9 +17,25 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from gateway.config.values import duration_seconds
 from gateway.errors import NotFound, Refused, TooWide
 from gateway.model import FINAL_STATES, JobState
+from gateway.store import migrations
 from gateway.store.database import Database
+from gateway.store.records import (
+    AttemptRecord,
+    EventDetail,
+    EventRecord,
+    JobDetail,
+    JobFilter,
+    JobRecord,
+    NodeRecord,
+    Page,
+    RecentCounts,
+    Stats,
+    TableSize,
+    VendorFigures,
+)
 from gateway.store.sql import query
 
 MAX_LIMIT = 1000
@@ -31,153 +47,6 @@ RECENT_SECONDS = (3600.0, 86400.0)
 _RELATED_IDS = 1000
 _LOWEST = UUID(int=0)
 _BEYOND = UUID(int=(1 << 128) - 1)
-
-
-class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which jobs; None filters nothing. ``since`` is inclusive, ``until`` exclusive."""
-
-    state: JobState | None = None
-    vendor: str | None = None  # the lane
-    route: str | None = None
-    correlation_id: str | None = None
-    event_id: UUID | None = None
-    since: datetime | None = None  # by the time in the job's id
-    until: datetime | None = None
-
-
-class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of ``gateway.jobs``."""
-
-    id: UUID
-    event_id: UUID | None
-    route: str
-    vendor: str
-    kind: str
-    state: str
-    priority: int
-    ordering_key: str | None
-    run_at: datetime
-    attempt: int
-    max_attempts: int
-    node: str | None
-    claim_no: int
-    rescues: int
-    correlation_id: str
-    replay_of: UUID | None
-    last_status: int | None
-    last_error: str | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-
-
-class Page(msgspec.Struct, frozen=True):
-    """Some jobs. With a cursor there may be more, even where the page is not full."""
-
-    jobs: list[JobRecord]
-    cursor: str | None
-
-
-class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of ``gateway.attempts``; request and response are JSON."""
-
-    attempt: int
-    node: str
-    started_at: datetime
-    duration_ms: float
-    outcome: str
-    http_status: int | None
-    error: str | None
-    request: msgspec.Raw | None
-    response: msgspec.Raw | None
-
-
-class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of ``gateway.events``; ``body`` (JSON, as by ``gateway.body``) only where asked for."""
-
-    id: UUID
-    vendor: str
-    event_type: str | None
-    dedupe_key: str | None
-    correlation_id: str
-    traceparent: str | None
-    headers: dict[str, str]
-    query: str
-    body_bytes: int
-    received_at: datetime
-    body: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-
-
-class JobDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of one job. ``event`` is None too where the retention has dropped it."""
-
-    job: JobRecord
-    payload: msgspec.Raw | None
-    event: EventRecord | None
-    attempts: list[AttemptRecord]
-    replays: list[UUID]
-
-
-class EventDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """One event, the newest of its jobs, and how often its sender repeated it."""
-
-    event: EventRecord
-    duplicates: int
-    jobs: list[JobRecord]
-
-
-class RecentCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Jobs made in the last ``seconds`` by their present state.
-
-    Not ``complete``: there are more, and only those made since ``counted_since`` were counted.
-    """
-
-    seconds: float
-    states: dict[str, int]
-    complete: bool
-    counted_since: datetime | None
-
-
-class TableSize(msgspec.Struct, frozen=True, kw_only=True):
-    """How large a growing table is: rows by the planner's estimate, bytes with its indexes."""
-
-    table: str
-    rows: int
-    bytes: int
-    partitions: int
-
-
-class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that holds, or held, a lease."""
-
-    node: str
-    version: str
-    started_at: datetime
-    seen_at: datetime
-    seen_seconds: float  # since its last heartbeat, by the database's clock
-    alive: bool
-
-
-class VendorFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """The database's view of one lane; each count stops at COUNT_LIMIT over all lanes."""
-
-    backlog: int = 0
-    scheduled: int = 0
-    dead: int = 0
-    paused: bool = False
-    parked_until: datetime | None = None
-
-
-class Stats(msgspec.Struct, frozen=True, kw_only=True):
-    """The gateway at a glance. A count that has reached ``count_limit`` means "at least"."""
-
-    backlog: int
-    scheduled: int
-    dead: int
-    count_limit: int
-    recent: list[RecentCounts]
-    tables: list[TableSize]
-    nodes: list[NodeRecord]
 
 
 # Listing ----------------------------------------------------------------------------------------
@@ -295,6 +164,21 @@ class _Search:
         return len(self._found) > self._limit or monotonic() > self._deadline
 
 
+def parse_moment(text: str, *, now: datetime) -> datetime:
+    """Read an ISO 8601 time (UTC where it names no zone), or a duration: so long before *now*."""
+    try:
+        return now - timedelta(seconds=duration_seconds(text))
+    except (ValueError, OverflowError):
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            'write a time such as "2026-01-31T08:30:00Z", or a duration such as "2h"'
+        ) from None
+
+
 def first_id(moment: datetime) -> UUID:
     """Return the lowest UUIDv7 of *moment*'s millisecond (RFC 9562, section 5.7)."""
     milliseconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
@@ -346,14 +230,14 @@ async def show_job(db: Database, job_id: UUID, *, body: bool = False) -> JobDeta
         event = None
         replays = []
         if row["event_id"] is not None:
-            event = await _event(connection, row["event_id"], body=body)
+            found = await _event(connection, row["event_id"], body=body)
+            event = EventRecord(**found) if found is not None else None
             replays = await connection.fetch(
                 query("operators.replays"), job_id, row["event_id"], MAX_LIMIT
             )
         attempts = await connection.fetch(query("operators.attempts"), job_id, ATTEMPTS_SHOWN)
     return JobDetail(
-        job=_job(row),
-        payload=_raw(row["payload"]),
+        **dict(row) | {"payload": _raw(row["payload"])},
         event=event,
         attempts=[_attempt(attempt) for attempt in attempts],
         replays=[replay["id"] for replay in replays],
@@ -363,14 +247,14 @@ async def show_job(db: Database, job_id: UUID, *, body: bool = False) -> JobDeta
 async def show_event(db: Database, event_id: UUID, *, body: bool = False) -> EventDetail:
     """Return one event with its jobs; raises :class:`NotFound`."""
     async with db.reading(seconds=SEARCH_SECONDS) as connection:
-        event = await _event(connection, event_id, body=body)
-        if event is None:
+        fields = await _event(connection, event_id, body=body)
+        if fields is None:
             raise NotFound(f"event {event_id}: not found")
         repeated = await connection.fetchval(
-            query("events.duplicates"), event.vendor, event.dedupe_key, event_id
+            query("events.duplicates"), fields["vendor"], fields["dedupe_key"], event_id
         )
     page = await list_jobs(db, JobFilter(event_id=event_id), limit=MAX_LIMIT)
-    return EventDetail(event=event, duplicates=repeated or 0, jobs=page.jobs)
+    return EventDetail(**fields, duplicates=repeated or 0, jobs=page.jobs)
 
 
 async def raw_body(db: Database, event_id: UUID) -> bytes:
@@ -382,7 +266,7 @@ async def raw_body(db: Database, event_id: UUID) -> bytes:
     return body
 
 
-async def _event(connection: Any, event_id: UUID, *, body: bool) -> EventRecord | None:
+async def _event(connection: Any, event_id: UUID, *, body: bool) -> dict[str, Any] | None:
     row = await connection.fetchrow(query("operators.event"), event_id)
     if row is None:
         return None
@@ -390,11 +274,11 @@ async def _event(connection: Any, event_id: UUID, *, body: bool) -> EventRecord 
     fields["headers"] = msgspec.json.decode(fields["headers"], type=dict[str, str])
     if body:
         fields["body"] = _raw(await connection.fetchval(query("operators.body"), event_id))
-    return EventRecord(**fields)
+    return fields
 
 
 def _job(row: Any) -> JobRecord:
-    return JobRecord(**{name: row[name] for name in JobRecord.__struct_fields__})
+    return JobRecord(**dict(row))
 
 
 def _attempt(row: Any) -> AttemptRecord:
@@ -496,3 +380,9 @@ async def _recent(connection: Any, seconds: float, now: datetime) -> RecentCount
         complete=sum(row["jobs"] for row in rows) < COUNT_LIMIT,
         counted_since=min((row["since"] for row in rows), default=None),
     )
+
+
+async def check_schema(db: Database, *, seconds: float) -> None:
+    """Raise DatabaseUnavailable, TooWide or NotMigrated unless the database can be worked with."""
+    async with db.reading(seconds=seconds) as connection:
+        await migrations.require(connection)

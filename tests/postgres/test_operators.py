@@ -15,7 +15,8 @@ from gateway.errors import NotFound, Refused, TooWide
 from gateway.model import JobState
 from gateway.store import operators
 from gateway.store.database import _SETTINGS, Database
-from gateway.store.operators import JobFilter, first_id
+from gateway.store.operators import first_id
+from gateway.store.records import JobFilter, Page
 from gateway.store.sql import query
 
 NOW = datetime.now(UTC)
@@ -122,7 +123,7 @@ async def add_history(connection: Any, *, per_day: int = 3000) -> None:
     await connection.execute("VACUUM ANALYZE")
 
 
-def ids(page: operators.Page) -> list[UUID]:
+def ids(page: Page) -> list[UUID]:
     return [job.id for job in page.jobs]
 
 
@@ -256,6 +257,26 @@ def test_a_forged_cursor_is_refused(cursor: str) -> None:
         operators.decode_cursor(cursor)
 
 
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2h", NOW - timedelta(hours=2)),
+        ("2026-01-31T08:30:00Z", datetime(2026, 1, 31, 8, 30, tzinfo=UTC)),
+        ("2026-01-31T08:30:00+02:00", datetime(2026, 1, 31, 6, 30, tzinfo=UTC)),
+        ("2026-01-31 08:30", datetime(2026, 1, 31, 8, 30, tzinfo=UTC)),
+        ("2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
+    ],
+)
+def test_a_moment_is_a_time_or_so_long_ago(text: str, moment: datetime) -> None:
+    assert operators.parse_moment(text, now=NOW) == moment
+
+
+@pytest.mark.parametrize("text", ["", "2", "-2h", "yesterday", "2026-13-01", "0001-01-01T00+14:00"])
+def test_no_moment_is_told_what_to_write(text: str) -> None:
+    with pytest.raises(ValueError, match="write a time"):
+        operators.parse_moment(text, now=NOW)
+
+
 def test_a_cursor_names_its_position() -> None:
     position = uuid4()
     assert operators.decode_cursor(operators.encode_cursor(position)) == position
@@ -379,7 +400,7 @@ async def test_a_job_is_shown_with_its_event_and_attempts(db: Database, connecti
 
     detail = await operators.show_job(db, job_id)
     shown = json.loads(msgspec.json.encode(detail))
-    assert shown["job"]["id"] == str(job_id)
+    assert shown["id"] == str(job_id)
     assert shown["event"]["body_bytes"] == 8
     assert "body" not in shown["event"]
     assert [a["attempt"] for a in shown["attempts"]] == [1, 2]
@@ -400,21 +421,21 @@ async def test_an_event_is_shown_with_its_jobs_and_repetitions(
     detail = await operators.show_event(db, event_id, body=True)
     assert detail.duplicates == 3
     assert [job.id for job in detail.jobs] == [job_id]
-    assert json.loads(msgspec.json.encode(detail))["event"]["body"] == {"base64": "/wA="}
+    assert json.loads(msgspec.json.encode(detail))["body"] == {"base64": "/wA="}
     assert await operators.raw_body(db, event_id) == b"\xff\x00"
 
 
 async def test_replay_makes_a_new_job_and_leaves_the_old_one(db: Database, connection: Any) -> None:
     job_id = await add_job(connection, state="dead", correlation_id="c")
     fresh = await operators.show_job(db, await operators.replay(db, job_id))
-    assert (fresh.job.replay_of, fresh.job.state) == (job_id, "available")
-    assert (await operators.show_job(db, job_id)).job.state == "dead"
+    assert (fresh.replay_of, fresh.state) == (job_id, "available")
+    assert (await operators.show_job(db, job_id)).state == "dead"
 
 
 async def test_cancel_tells_the_state_before(db: Database, connection: Any) -> None:
     job_id = await add_job(connection, state="scheduled")
     assert await operators.cancel(db, job_id) is JobState.SCHEDULED
-    assert (await operators.show_job(db, job_id)).job.state == "cancelled"
+    assert (await operators.show_job(db, job_id)).state == "cancelled"
 
 
 async def test_an_act_out_of_place_is_refused_with_a_hint(db: Database, connection: Any) -> None:
