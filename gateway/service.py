@@ -7,6 +7,7 @@ stop accepting → stop claiming → finish or release attempts → stop mainten
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,7 +19,14 @@ from typing import Any
 from gateway import __version__
 from gateway.config.model import Config
 from gateway.errors import ConfigInvalid, DatabaseUnavailable, Fault, GatewayError
-from gateway.maintenance import Backlog, Guardian, Heartbeat, Upkeep, node_name
+from gateway.maintenance import (
+    Backlog,
+    Guardian,
+    Heartbeat,
+    LimitKeeper,
+    Upkeep,
+    node_name,
+)
 from gateway.notify import Notifier
 from gateway.queue.acceptance import AcceptanceDesk
 from gateway.queue.feeder import Feeder
@@ -32,6 +40,7 @@ from gateway.store.embedded import EmbeddedPostgres
 from gateway.store.jobs import INLINE_BODY_BYTES
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
+from gateway.vendors.breaker import BreakerState, CircuitBreaker, Transition
 from gateway.vendors.client import VendorClient
 from gateway.vendors.limits import StrictLimiter
 from gateway.web.admin import AdminDeps, admin_app
@@ -133,6 +142,15 @@ class Service:
 
         slots = await stack.enter_async_context(_slots())
         ready = ReadyQueue(inline_body_bytes=INLINE_BODY_BYTES)
+        breakers = {
+            name: CircuitBreaker(
+                api.breaker,
+                clock=time.monotonic,
+                on_change=functools.partial(_tell_breaker, ready, metrics, name),
+            )
+            for name, api in apis.items()
+            if api.breaker
+        }
         settlement = SettlementDesk(db, ready, node=node, metrics=metrics)
         worker = Worker(
             db,
@@ -141,6 +159,7 @@ class Service:
             router=router,
             clients=clients,
             limiters=limiters,
+            breakers=breakers,
             handlers=handlers,
             metrics=metrics,
             random=Random(),  # noqa: S311  # jitter, not secrets
@@ -157,6 +176,7 @@ class Service:
                 else config.queue.local_concurrency,
                 capacity=capacity,
                 limiter=limiters[name] if name in apis and apis[name].rate else None,
+                breaker=breakers.get(name),
                 execute=worker.run_attempt,
                 spawn=slots.spawn,
             )
@@ -171,6 +191,7 @@ class Service:
             metrics=metrics,
             trusted_proxies=config.server.trusted_proxies,
         )
+        limits = LimitKeeper(db, limiters)
         upkeep = Upkeep(db, ready, feeder, retention_seconds=config.database.retention_seconds)
         heartbeat = Heartbeat(
             db,
@@ -203,6 +224,7 @@ class Service:
             backlog=backlog,
             heartbeat=heartbeat,
             upkeep=upkeep,
+            limits=limits,
             guardian=Guardian(db, ready, metrics=metrics),
             intake=intake,
             public=public_listener(intake.handle, config.server.listen),
@@ -218,6 +240,7 @@ class Service:
         on_ready: Callable[[Service], None] | None,
     ) -> None:
         await parts.upkeep.keep_partitions()
+        await parts.limits.restore()
         await parts.heartbeat.register()
         lived = [
             group.create_task(act())
@@ -225,6 +248,7 @@ class Service:
                 parts.heartbeat.run,
                 parts.backlog.run,
                 parts.upkeep.run,
+                parts.limits.run,
                 parts.guardian.run,
             )
         ]
@@ -285,6 +309,7 @@ class Service:
                 if held:
                     released = await jobs.release(parts.db, held, node=self.node)
                     log.info("jobs_released", jobs=released)
+                await parts.limits.save()
                 await nodes.resign(parts.db, self.node)
         except (DatabaseUnavailable, TimeoutError) as error:
             log.warning("farewell_failed", error=str(error), held=len(parts.ready.held))
@@ -365,6 +390,7 @@ class _Parts:
     backlog: Backlog
     heartbeat: Heartbeat
     upkeep: Upkeep
+    limits: LimitKeeper
     guardian: Guardian
     intake: Intake
     public: Listener
@@ -382,6 +408,19 @@ def _abandon(ready: ReadyQueue, slots: _Slots) -> None:
     for job in dropped:
         ready.forget(job)
     ready.suspect_strays()
+
+
+def _tell_breaker(ready: ReadyQueue, metrics: Metrics, vendor: str, change: Transition) -> None:
+    """Follow a breaker: an open one parks its lane, which hands back what it holds."""
+    log.warning("breaker_moved", vendor=vendor, before=change.before, after=change.after)
+    metrics.breaker_transitions_total[vendor, change.after].inc()
+    match change.after:
+        case BreakerState.OPEN:
+            ready.lanes[vendor].park(change.opened_until - time.monotonic())
+        case BreakerState.CLOSED:
+            ready.lanes[vendor].resume()
+        case BreakerState.HALF_OPEN:
+            pass
 
 
 def _gauge_lanes(metrics: Metrics, ready: ReadyQueue) -> None:

@@ -39,6 +39,7 @@ from gateway.store.database import Database
 from gateway.store.jobs import Settled
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
+from gateway.vendors.breaker import CircuitBreaker
 from gateway.vendors.calls import Call, CallFailed, Reply
 from gateway.vendors.classify import classify
 from gateway.vendors.client import VendorClient
@@ -49,7 +50,6 @@ from gateway.webhooks.extract import UNDECODED, decode_body
 log = get_logger("gateway.worker")
 
 MAX_ERROR_CHARS = 2000
-BREAKER_OPEN = "the breaker is open"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -59,7 +59,7 @@ Handler = Callable[["JobContext"], Awaitable[Outcome | None]]
 class CallUnsuccessful(GatewayError):
     """A call made by a handler did not succeed; carries what its vendor's rules make of it."""
 
-    def __init__(self, outcome: Retry | Dead, reply: Reply | None) -> None:
+    def __init__(self, outcome: Retry | Dead | Snooze, reply: Reply | None) -> None:
         self.outcome = outcome
         self.reply = reply
         super().__init__(outcome.reason)
@@ -77,6 +77,7 @@ class Worker:
         router: Router,
         clients: Mapping[str, VendorClient],
         limiters: Mapping[str, StrictLimiter],
+        breakers: Mapping[str, CircuitBreaker],
         handlers: Mapping[str, Handler],
         metrics: Metrics,
         random: Random,
@@ -89,6 +90,7 @@ class Worker:
         self._router = router
         self._clients = clients
         self._limiters = limiters
+        self._breakers = breakers
         self._handlers = handlers
         self._metrics = metrics
         self._random = random
@@ -179,9 +181,25 @@ class Worker:
             outcome = classify(client.api, reply)
         except CallFailed as failure:
             outcome = classify(client.api, failure)
+        vendor = client.api.vendor
         if isinstance(outcome, Retry) and outcome.after_seconds:
-            self._ready.lanes[client.api.vendor].park(outcome.after_seconds)
+            self._ready.lanes[vendor].park(outcome.after_seconds)
+        if (breaker := self._breakers.get(vendor)) is not None:
+            # A 4xx is an answer of a vendor in good health; silence and 5xx are not.
+            breaker.record(reply is not None and reply.status < 500)
         return outcome, reply
+
+    async def send_for_handler(
+        self, client: VendorClient, call: Call
+    ) -> tuple[Completed | Retry | Dead, Reply | None]:
+        """Make a call that no lane has asked the vendor's limits for."""
+        vendor = client.api.vendor
+        breaker = self._breakers.get(vendor)
+        if breaker is not None and not breaker.allow():
+            wait = max(1.0, breaker.delay())
+            raise CallUnsuccessful(Snooze(wait, f"the breaker of {vendor} is open"), None)
+        await self._limiters[vendor].acquire()
+        return await self.send(client, call)
 
     def exchange(
         self, client: VendorClient, call: Call, reply: Reply | None, *, raw: bool = False
@@ -434,8 +452,7 @@ class JobContext:
             traceparent=self.raw_event.traceparent,
             timeout_seconds=timeout_seconds,
         )
-        await self._worker._limiters[vendor].acquire()
-        outcome, reply = await self._worker.send(client, call)
+        outcome, reply = await self._worker.send_for_handler(client, call)
         self.exchange = self._worker.exchange(client, call, reply)
         if isinstance(outcome, Completed):
             assert reply is not None  # noqa: S101  # a success is always an answer

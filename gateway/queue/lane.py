@@ -33,6 +33,16 @@ class Limiter(Protocol):
         """Return the seconds until one more call may start."""
 
 
+class Breaker(Protocol):
+    """What a lane needs of a circuit breaker."""
+
+    def allow(self) -> bool:
+        """Return whether one call may be made now; half-open, that call is the probe."""
+
+    def delay(self) -> float:
+        """Return the seconds until a call may be allowed."""
+
+
 class Lane:
     """Jobs of one vendor that this node holds, and the slots that execute them.
 
@@ -46,6 +56,7 @@ class Lane:
         concurrency: int,
         capacity: int,
         limiter: Limiter | None,
+        breaker: Breaker | None = None,
         execute: Callable[[Job], Awaitable[None]],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
@@ -53,6 +64,7 @@ class Lane:
         self.concurrency = concurrency
         self.capacity = capacity
         self.limiter = limiter
+        self.breaker = breaker
         # True until a claim has found nothing more: new jobs must not overtake older ones.
         self.backlog = True
         self.backlog_checked = False  # since the last poll: another node may have added to it
@@ -109,11 +121,15 @@ class Lane:
 
     def park(self, seconds: float) -> None:
         """Start nothing for *seconds*: the vendor asked for it. A longer wish wins."""
-        loop = asyncio.get_running_loop()
-        self._parked_until = max(self._parked_until, loop.time() + seconds)
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = loop.call_at(self._parked_until, self._fill_slots)
+        until = asyncio.get_running_loop().time() + seconds
+        if until > self._parked_until:
+            self._parked_until = until
+            self._look_again_at(until)
+
+    def resume(self) -> None:
+        """End the parking early: the vendor answers again, or an operator said so."""
+        self._parked_until = 0.0
+        self._fill_slots()
 
     def open(self) -> None:
         """Let slots start jobs."""
@@ -157,6 +173,11 @@ class Lane:
         """Execute one job after the other until there is none that may start."""
         try:
             while self._startable():
+                if self.breaker is not None and not self.breaker.allow():
+                    # Another slot probes; look again when its answer ought to be there.
+                    loop = asyncio.get_running_loop()
+                    self._look_again_at(loop.time() + self.breaker.delay())
+                    break
                 # A handler asks the limiter for each call that it makes; a call is asked for here.
                 if self.limiter is not None and self._next().kind == "call":
                     await self.limiter.acquire()
@@ -170,6 +191,11 @@ class Lane:
                     self.running -= 1
         finally:
             self._slots -= 1
+
+    def _look_again_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(when, self._fill_slots)
 
     def _next(self) -> Job:
         """Return the most urgent job; the lane must not be empty."""
