@@ -182,6 +182,13 @@ def test_nothing_breaks_a_line_on_the_terminal(event: str, value: Any) -> None:
     assert not RAW_CONTROL.search(text)
 
 
+@pytest.mark.parametrize("odd", ["\x7f", "\x9b", "\u2028", "\u2029", "\u200f", "\u202e", "\ud800"])
+def test_a_character_that_json_leaves_raw_is_written_as_its_code(odd: str) -> None:
+    code = f"\\x{ord(odd):02x}" if ord(odd) < 256 else f"\\u{ord(odd):04x}"
+    assert logged(value=f"a{odd}b")["value"] == f"a{code}b"
+    assert odd not in shown(odd, value=[odd])
+
+
 def test_a_traceback_on_the_terminal_cannot_pass_for_a_line_of_the_log() -> None:
     stream = io.StringIO()
     configure_logging(json=False, stream=stream)

@@ -57,6 +57,11 @@ def test_a_child_is_made_once(metrics: Metrics) -> None:
     assert "crm" in metrics.claimed_total
 
 
+def test_no_series_tells_only_when_another_began(metrics: Metrics) -> None:
+    metrics.claimed_total["crm"].inc()
+    assert not [name for name, *_ in samples(metrics) if name.endswith("_created")]
+
+
 def test_two_processes_worth_of_metrics_do_not_meet(metrics: Metrics) -> None:
     other = Metrics(version="1.2.3", vendors=["crm"])
     metrics.claimed_total["crm"].inc()
