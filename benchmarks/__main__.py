@@ -45,12 +45,12 @@ def main() -> None:
         report = run(options, only=set(arguments.only))
     except BenchmarkError as failure:
         sys.exit(f"benchmarks: {failure}")
-    print_table(report, file=sys.stderr if arguments.json == "-" else sys.stdout)
-    text = msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
-    if arguments.json == "-":
-        sys.stdout.write(text)
-    elif arguments.json:
-        Path(arguments.json).write_text(text)
+    print_table(report, file=sys.stdout)
+    text = msgspec.json.encode(report)
+    if arguments.json:
+        Path(arguments.json).write_bytes(msgspec.json.format(text, indent=2) + b"\n")
+    else:
+        sys.stdout.write(text.decode() + "\n")
     if arguments.check and (missed := [t.name for t in report.targets() if not t.met]):
         sys.exit(f"benchmarks: missed: {', '.join(missed)}")
 
@@ -139,7 +139,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=default.connections)
     parser.add_argument("--in-flight", type=int, default=default.in_flight)
     parser.add_argument("--soak", type=int, default=0, metavar="N", help="also deliver N jobs")
-    parser.add_argument("--json", metavar="FILE", help="also write JSON; - is standard output")
+    parser.add_argument("--json", metavar="FILE", help="write the JSON there, not after the table")
     parser.add_argument("--check", action="store_true", help="fail when a target is missed")
     return parser.parse_args()
 
