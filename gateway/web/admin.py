@@ -1,0 +1,192 @@
+"""The operators' HTTP: health, metrics, the API, and one page to look at."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+from gateway.errors import DatabaseUnavailable, NotMigrated, TooWide
+from gateway.store import operators
+from gateway.telemetry.logs import get_logger
+from gateway.telemetry.metrics import CONTENT_TYPE
+from gateway.web.dashboard import Dashboard
+from gateway.web.door import RETRY_AFTER_SECONDS, error_json, guarded, json
+from gateway.web.figures import AdminDeps, Figures
+from gateway.web.openapi import API, document
+from gateway.web.parameters import read_body_flag, read_id, read_listing, read_nothing
+
+log = get_logger("gateway.admin")
+
+MAX_REQUEST_BYTES = 64 << 10
+ASKING_AT_ONCE = 2  # the rest of the pool is for webhooks and jobs
+ASKING_OR_WAITING = 32
+PROBE_SECONDS = 2.0
+PROBE_CACHE_SECONDS = 1.0
+
+
+def admin_app(deps: AdminDeps) -> web.Application:
+    """Return the application behind ``admin.listen``."""
+    admin = Admin(deps)
+    app = web.Application(
+        middlewares=[guarded(deps.config.admin.token)], client_max_size=MAX_REQUEST_BYTES
+    )
+    app.add_routes(
+        [
+            web.get("/healthz", admin.healthz),
+            web.get("/readyz", admin.readyz),
+            web.get("/metrics", admin.metrics),
+            web.get("/", admin.dashboard),
+            web.get(f"{API}/jobs", admin.list_jobs),
+            web.get(f"{API}/jobs/{{id}}", admin.show_job),
+            web.post(f"{API}/jobs/{{id}}/replay", admin.replay_job),
+            web.post(f"{API}/jobs/{{id}}/cancel", admin.cancel_job),
+            web.get(f"{API}/events/{{id}}", admin.show_event),
+            web.get(f"{API}/vendors", admin.vendors),
+            web.get(f"{API}/stats", admin.stats),
+            web.get(f"{API}/openapi.json", admin.openapi),
+        ]
+    )
+    return app
+
+
+class Admin:
+    """Answers operators; each public method is one path, in the order of ``admin_app``."""
+
+    def __init__(self, deps: AdminDeps) -> None:
+        self._deps = deps
+        self._figures = Figures(deps)
+        self._dashboard = Dashboard()
+        self._document = document(deps.version)
+        self._slots = asyncio.Semaphore(ASKING_AT_ONCE)
+        self._asking = 0
+        self._probing = asyncio.Lock()
+        self._probed: tuple[float, str | None] | None = None
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        """Say that the process runs; it does even while its database does not."""
+        return json({"status": "ok"})
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        """Say whether webhooks can be taken in now, and if not, why."""
+        reason = await self._unready()
+        if reason is None:
+            return json({"status": "ready"})
+        return error_json(503, "not_ready", reason, {"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        """Answer in Prometheus' text format."""
+        return web.Response(
+            body=self._deps.metrics.render(), headers={"Content-Type": CONTENT_TYPE}
+        )
+
+    async def dashboard(self, request: web.Request) -> web.Response:
+        """Show the figures of stats and vendors on one page."""
+        read_nothing(request.query)
+        vendors = await self._figures.vendors()
+        try:
+            stats = await self._figures.stats()
+        except (DatabaseUnavailable, TooWide):
+            stats = None
+        return self._dashboard.render(self._figures.service(), stats, vendors)
+
+    async def list_jobs(self, request: web.Request) -> web.Response:
+        """Answer one page of jobs, newest first."""
+        wanted, limit, cursor = read_listing(request.query, now=datetime.now(UTC))
+        async with self._question():
+            page = await operators.list_jobs(self._deps.db, wanted, limit=limit, cursor=cursor)
+        return json(page)
+
+    async def show_job(self, request: web.Request) -> web.Response:
+        """Answer one job with its event and attempts."""
+        job_id, body = read_id(request.match_info["id"]), read_body_flag(request.query)
+        async with self._question():
+            return json(await operators.show_job(self._deps.db, job_id, body=body))
+
+    async def replay_job(self, request: web.Request) -> web.Response:
+        """Make a new job from a finished one."""
+        read_nothing(request.query)
+        job_id = read_id(request.match_info["id"])
+        fresh = await operators.replay(self._deps.db, job_id)
+        log.info("job_replayed", job_id=str(job_id), new_job_id=str(fresh), remote=request.remote)
+        self._wake_feeder()
+        return json(
+            {"id": fresh, "replay_of": job_id, "state": "available"},
+            status=201,
+            headers={"Location": f"{API}/jobs/{fresh}"},
+        )
+
+    async def cancel_job(self, request: web.Request) -> web.Response:
+        """Cancel a job that waits."""
+        read_nothing(request.query)
+        job_id = read_id(request.match_info["id"])
+        before = await operators.cancel(self._deps.db, job_id)
+        log.info("job_cancelled", job_id=str(job_id), before=before.value, remote=request.remote)
+        return json({"id": job_id, "state": "cancelled", "before": before})
+
+    async def show_event(self, request: web.Request) -> web.Response:
+        """Answer one event with its jobs."""
+        event_id, body = read_id(request.match_info["id"]), read_body_flag(request.query)
+        async with self._question():
+            return json(await operators.show_event(self._deps.db, event_id, body=body))
+
+    async def vendors(self, request: web.Request) -> web.Response:
+        """Answer every vendor with the figures of its lane."""
+        read_nothing(request.query)
+        return json({"vendors": await self._figures.vendors()})
+
+    async def stats(self, request: web.Request) -> web.Response:
+        """Answer the figures of the whole gateway."""
+        read_nothing(request.query)
+        return json(await self._figures.stats())
+
+    async def openapi(self, _: web.Request) -> web.Response:
+        """Answer the description of all this."""
+        return json(self._document)
+
+    @asynccontextmanager
+    async def _question(self) -> AsyncIterator[None]:
+        """Let few questions at the database at once, and not too many wait."""
+        if not self._deps.db.up:
+            raise DatabaseUnavailable("PostgreSQL is away")
+        if self._asking >= ASKING_OR_WAITING:
+            raise DatabaseUnavailable(f"{self._asking} operators' questions wait already")
+        self._asking += 1
+        try:
+            async with self._slots:
+                yield
+        finally:
+            self._asking -= 1
+
+    def _wake_feeder(self) -> None:
+        for lane in self._deps.ready.lanes.values():
+            lane.backlog_checked = False
+        self._deps.ready.wake.set()
+
+    async def _unready(self) -> str | None:
+        """Return why webhooks cannot be taken in; asked often, it looks once a second."""
+        status = self._deps.status()
+        if status != "serving":
+            return f"the service is {status}"
+        if not self._deps.db.up:
+            return "the database cannot be reached"
+        async with self._probing:
+            now = asyncio.get_running_loop().time()
+            if self._probed is None or now - self._probed[0] > PROBE_CACHE_SECONDS:
+                self._probed = (now, await self._unready_database())
+        return self._probed[1]
+
+    async def _unready_database(self) -> str | None:
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                await operators.check_schema(self._deps.db, seconds=PROBE_SECONDS)
+        except NotMigrated as error:
+            return str(error)
+        except DatabaseUnavailable:
+            return "the database cannot be reached"
+        except (TimeoutError, TooWide):
+            return f"the database did not answer within {PROBE_SECONDS:g} s"
+        return None
