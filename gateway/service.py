@@ -17,7 +17,8 @@ from random import Random
 from typing import Any
 
 from gateway import __version__
-from gateway.config.model import Config
+from gateway.config.loader import load
+from gateway.config.model import Api, Config, Webhook
 from gateway.errors import ConfigInvalid, DatabaseUnavailable, Fault, GatewayError
 from gateway.maintenance import (
     Backlog,
@@ -67,6 +68,7 @@ class Service:
         self.admin_port = 0
         self._notifier = notifier or Notifier()
         self._stop = asyncio.Event()
+        self._intake: Intake | None = None
         self._metrics = Metrics(
             version=__version__,
             vendors=config.vendors,
@@ -76,6 +78,29 @@ class Service:
     def stop(self) -> None:
         """Begin the drain; :meth:`run` returns when it is done."""
         self._stop.set()
+
+    def reload(self) -> None:
+        """Read the file again and take over what senders' webhooks need: secrets, limits, checks.
+
+        A file with faults changes nothing. Vendors' APIs, routes and listeners need a restart.
+        """
+        self._notifier.reloading()
+        try:
+            fresh = load(self.config.source)
+            if self._intake is not None:
+                self._intake.doors = open_doors(_webhooks(fresh))
+        except (ConfigInvalid, ValueError) as error:
+            log.error("reload_refused", error=str(error))  # its text says it all
+        else:
+            restart = [
+                name
+                for name in ("gateway", "database", "server", "admin", "queue", "routes")
+                if getattr(fresh, name) != getattr(self.config, name)
+            ]
+            if _apis(fresh) != _apis(self.config):
+                restart.append("vendors.*.api")
+            log.info("config_reloaded", vendors=len(fresh.vendors), needs_restart=restart)
+        self._notifier.ready("serving")
 
     async def run(self, *, on_ready: Callable[[Service], None] | None = None) -> None:
         """Serve until :meth:`stop`; raises :class:`GatewayError` when the start fails."""
@@ -121,8 +146,7 @@ class Service:
 
     async def _build(self, stack: AsyncExitStack, db: Database) -> _Parts:
         config, metrics, node = self.config, self._metrics, self.node
-        apis = {name: vendor.api for name, vendor in config.vendors.items() if vendor.api}
-        webhooks = {n: vendor.webhook for n, vendor in config.vendors.items() if vendor.webhook}
+        apis = _apis(config)
         handlers = load_handlers({r.name: r.handler for r in config.routes if r.handler})
         router = Router(config.routes, apis)
         limiters = {n: StrictLimiter(api.rate, clock=time.monotonic) for n, api in apis.items()}
@@ -134,7 +158,7 @@ class Service:
             await clients[name].start()
             stack.push_async_callback(clients[name].close)
         try:
-            doors = open_doors(webhooks)
+            doors = open_doors(_webhooks(config))
         except ValueError as error:
             raise ConfigInvalid(
                 str(config.source), [Fault("vendors.*.webhook", None, str(error), "")]
@@ -192,6 +216,7 @@ class Service:
             trusted_proxies=config.server.trusted_proxies,
         )
         limits = LimitKeeper(db, limiters)
+        self._intake = intake
         upkeep = Upkeep(db, ready, feeder, retention_seconds=config.database.retention_seconds)
         heartbeat = Heartbeat(
             db,
@@ -395,6 +420,14 @@ class _Parts:
     intake: Intake
     public: Listener
     admin: Listener
+
+
+def _apis(config: Config) -> dict[str, Api]:
+    return {name: vendor.api for name, vendor in config.vendors.items() if vendor.api}
+
+
+def _webhooks(config: Config) -> dict[str, Webhook]:
+    return {name: vendor.webhook for name, vendor in config.vendors.items() if vendor.webhook}
 
 
 def _abandon(ready: ReadyQueue, slots: _Slots) -> None:

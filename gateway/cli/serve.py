@@ -60,6 +60,7 @@ async def _serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, service, number)
+    loop.add_signal_handler(signal.SIGHUP, service.reload)
     await service.run(on_ready=_settle_memory)
 
 
