@@ -44,7 +44,8 @@ from gateway.telemetry.metrics import Metrics
 from gateway.vendors.breaker import BreakerState, CircuitBreaker, Transition
 from gateway.vendors.client import VendorClient
 from gateway.vendors.limits import StrictLimiter
-from gateway.web.admin import AdminDeps, admin_app
+from gateway.web.admin import admin_app
+from gateway.web.figures import AdminDeps
 from gateway.web.intake import Intake, open_doors
 from gateway.web.server import Listener, admin_listener, public_listener
 from gateway.worker import Worker, load_handlers

@@ -45,7 +45,8 @@ from gateway.vendors.classify import classify
 from gateway.vendors.client import VendorClient
 from gateway.vendors.limits import StrictLimiter
 from gateway.vendors.redact import describe_reply, describe_request
-from gateway.webhooks.extract import UNDECODED, decode_body
+from gateway.webhooks.decompress import decode_received
+from gateway.webhooks.extract import UNDECODED
 
 log = get_logger("gateway.worker")
 
@@ -464,7 +465,7 @@ class JobContext:
 
 def decode(event: Event) -> object:
     """Return the event's body decoded, or UNDECODED."""
-    return decode_body(event.body or b"", event.headers.get("content-type"))
+    return decode_received(event.body or b"", event.headers)
 
 
 def load_handlers(references: Mapping[str, str]) -> dict[str, Handler]:

@@ -36,4 +36,5 @@ def main(signal_number: int, parent_pid: int, uid: int, gid: int, command: list[
 
 
 if __name__ == "__main__":
-    main(*(int(number) for number in sys.argv[1:5]), command=sys.argv[5:])
+    signal_number, parent_pid, uid, gid = (int(number) for number in sys.argv[1:5])
+    main(signal_number, parent_pid, uid, gid, sys.argv[5:])

@@ -23,8 +23,8 @@ from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
 from gateway.web.caller import Networks, caller_address
 from gateway.web.throttle import TokenBucket
-from gateway.webhooks.decompress import inflate
-from gateway.webhooks.extract import UNDECODED, compile_dedupe, compile_event_type, decode_body
+from gateway.webhooks.decompress import decode_received
+from gateway.webhooks.extract import UNDECODED, compile_dedupe, compile_event_type
 from gateway.webhooks.verify import SignedRequest, Verifier
 
 log = get_logger("gateway.intake")
@@ -32,7 +32,6 @@ log = get_logger("gateway.intake")
 PREFIX = "/webhooks/"
 BODY_SECONDS = 20.0  # for the whole body of one request
 RETRY_AFTER_SECONDS = 5
-INFLATED_TIMES = 10  # a compressed body may grow to this many times max_body
 
 # Proof of identity that is not ours to keep: the signature schemes cover the rest.
 _SECRET_HEADERS = frozenset(
@@ -154,7 +153,7 @@ class Intake:
         received_at = datetime.now(UTC)
         decoded: object = UNDECODED
         if door.decodes or self.router.reads_body(vendor):
-            decoded = _decode(door, body, headers)
+            decoded = decode_received(body, headers)
         event_id = uuid_utils.compat.uuid7()
         event = Event(
             id=event_id,
@@ -256,16 +255,6 @@ async def _read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
     except TimeoutError:
         raise Refusal(408, f"the body did not arrive within {BODY_SECONDS:g} s") from None
     return b"".join(chunks)
-
-
-def _decode(door: Door, body: bytes, headers: Mapping[str, str]) -> object:
-    encoding = headers.get("content-encoding")
-    if encoding:
-        inflated = inflate(body, encoding, INFLATED_TIMES * door.config.max_body_bytes)
-        if inflated is None:
-            return UNDECODED
-        body = inflated
-    return decode_body(body, headers.get("content-type"))
 
 
 def _correlation_id(request: web.BaseRequest) -> str:

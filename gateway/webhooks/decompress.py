@@ -3,8 +3,27 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
+
+from gateway.webhooks.extract import UNDECODED, decode_body
+
+MAX_INFLATED_BYTES = 10 << 20
 
 _MAX_MEMBERS = 16  # a gzip body may be several in a row; real senders send one
+
+
+def decode_received(body: bytes, headers: Mapping[str, str]) -> object:
+    """Return the decoded body of a request or a stored event, or ``UNDECODED``; never raises.
+
+    *headers* is asked for names in lower case. A compressed body may grow to 10 MiB.
+    """
+    encoding = headers.get("content-encoding")
+    if encoding:
+        inflated = inflate(body, encoding, MAX_INFLATED_BYTES)
+        if inflated is None:
+            return UNDECODED
+        body = inflated
+    return decode_body(body, headers.get("content-type"))
 
 
 def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes | None:
