@@ -74,7 +74,7 @@ class Report(msgspec.Struct, kw_only=True):
 
 def print_table(report: Report, *, file: TextIO) -> None:
     """Print medians with (lowest-highest) of the rounds."""
-    console = Console(file=file, width=None if file.isatty() else 132)
+    console = Console(file=file, width=None if file.isatty() else 120)
     table = Table(title=f"{report.options.rounds} rounds of {report.options.seconds:g} s, medians")
     for column in ("", "subject"):
         table.add_column(column)
@@ -135,9 +135,9 @@ def _spread(samples: list[Sample], read: Callable[[Sample], float | None], form:
     median = format(statistics.median(values), form)
     if len(values) == 1:
         return median
-    return f"{median} ({min(values):{form}}-{max(values):{form}})"
+    return f"{median}\n({min(values):{form}}-{max(values):{form}})"
 
 
 def _ratio(ratios: list[float]) -> str:
     median = f"{statistics.median(ratios):.0%}"
-    return median if len(ratios) == 1 else f"{median} ({min(ratios):.0%}-{max(ratios):.0%})"
+    return median if len(ratios) == 1 else f"{median}\n({min(ratios):.0%}-{max(ratios):.0%})"
