@@ -74,7 +74,7 @@ class Report(msgspec.Struct, kw_only=True):
 
 def print_table(report: Report, *, file: TextIO) -> None:
     """Print medians with (lowest-highest) of the rounds."""
-    console = Console(file=file, width=None if file.isatty() else 120)
+    console = Console(file=file, width=None if file.isatty() else 132)
     table = Table(title=f"{report.options.rounds} rounds of {report.options.seconds:g} s, medians")
     for column in ("", "subject"):
         table.add_column(column)
