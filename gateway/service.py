@@ -67,6 +67,7 @@ class Service:
         self.node = node_name(config.gateway.node)
         self.public_port = 0
         self.admin_port = 0
+        self.db: Database | None = None  # from when it is open
         self._notifier = notifier or Notifier()
         self._stop = asyncio.Event()
         self._intake: Intake | None = None
@@ -143,6 +144,7 @@ class Service:
                 await asyncio.sleep(1.0)
         if applied:
             log.info("database_migrated", migrations=applied)
+        self.db = db
         return db
 
     async def _build(self, stack: AsyncExitStack, db: Database) -> _Parts:
