@@ -77,6 +77,7 @@ class NewJob(msgspec.Struct, gc=False, kw_only=True):
     correlation_id: str
     delay_seconds: float = 0.0
     ordering_key: str | None = None
+    holds_key: bool = False  # should it die, its key waits until somebody decides
     payload: bytes | None = None
 
 

@@ -83,6 +83,7 @@ class Router:
                 correlation_id=event.correlation_id,
                 delay_seconds=compiled.route.delay_seconds,
                 ordering_key=compiled.ordering_key(context),
+                holds_key=compiled.route.on_dead == "block",
             )
             for compiled in candidates.routes
             if compiled.holds(context)

@@ -93,7 +93,11 @@ class AcceptanceDesk:
 
         duplicates = accepted.duplicates
         for job in handed_off:
-            if accepted.node_lives and job.event_id not in duplicates:
+            if (
+                accepted.node_lives
+                and job.event_id not in duplicates
+                and job.id not in accepted.blocked
+            ):
                 self._ready.start(job)
                 self._metrics.handed_off_total[job.vendor].inc()
             else:

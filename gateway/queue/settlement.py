@@ -72,6 +72,10 @@ class SettlementDesk:
     def _after(self, item: Settled) -> None:
         if item.state == "scheduled":
             self._ready.expect_due(item.delay_seconds)
+        elif item.job.ordering_key is not None:
+            # The next of its line is in the backlog now.
+            self._ready.lanes[item.job.vendor].backlog = True
+            self._ready.wake.set()
         for follow_up in item.follow_ups:
             lane = self._ready.lanes.get(follow_up.vendor)
             if follow_up.delay_seconds > 0:

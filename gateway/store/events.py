@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +27,7 @@ class Accepted(msgspec.Struct, gc=False):
     """What became of a batch: ids of duplicates → the event they repeat."""
 
     duplicates: dict[UUID, UUID]
+    blocked: set[UUID]  # jobs that wait for an older one of their ordering key
     node_lives: bool  # False: the jobs marked running went to the backlog instead
 
 
@@ -38,6 +39,9 @@ async def accept(db: Database, batch: Sequence[Acceptance], *, node: str) -> Acc
     """
     events = [item.event for item in batch]
     jobs = [job for item in batch for job in item.jobs]
+    if any(job.ordering_key is not None for job in jobs):
+        # Each locks its key's line: in one order, so that two nodes cannot deadlock.
+        jobs.sort(key=lambda job: (job.route, job.ordering_key or "", job.id))
     rows = await db.fetch(
         "events.accept",
         [e.id for e in events],
@@ -63,21 +67,36 @@ async def accept(db: Database, batch: Sequence[Acceptance], *, node: str) -> Acc
         [j.max_attempts for j in jobs],
         [j.correlation_id for j in jobs],
         node,
+        [j.holds_key for j in jobs],
     )
     duplicates: dict[UUID, UUID] = {}
+    blocked: set[UUID] = set()
     node_lives = True
-    for row in rows:
-        if row[0] is None:
+    for id_, original_id in rows:
+        if id_ is None:
             node_lives = False
+        elif original_id is None:
+            blocked.add(id_)
         else:
-            duplicates[row[0]] = row[1]
-    return Accepted(duplicates, node_lives)
+            duplicates[id_] = original_id
+    return Accepted(duplicates, blocked, node_lives)
 
 
 async def fetch(db: Database, event_id: UUID) -> Event | None:
     """Return the event with its body, or None."""
     rows = await db.fetch("events.fetch", event_id)
     return from_row(rows[0], id=event_id, vendor=rows[0]["vendor"]) if rows else None
+
+
+async def fetch_many(
+    db: Database, ids: Iterable[UUID | None], *, max_body_bytes: int
+) -> dict[UUID, Event]:
+    """Return those of the events that exist; without their body where it is larger."""
+    wanted = [id_ for id_ in ids if id_ is not None]
+    if not wanted:
+        return {}
+    rows = await db.fetch("events.of_jobs", wanted, max_body_bytes)
+    return {row["id"]: from_row(row, id=row["id"], vendor=row["vendor"]) for row in rows}
 
 
 async def duplicates(db: Database, event: Event) -> int:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from gateway.model import Job, NewJob
+from gateway.model import Event, Job, NewJob
 from gateway.store import events
 from gateway.store.database import Database
 
@@ -37,7 +37,10 @@ class Settled(msgspec.Struct, gc=False, kw_only=True):
 async def claim(
     db: Database, rooms: Sequence[tuple[str, int, int]], *, node: str, floor: UUID
 ) -> list[Job]:
-    """Take jobs of the backlog; *rooms* are (lane, room for the urgent, room for the oldest)."""
+    """Take jobs of the backlog; *rooms* are (lane, room for the urgent, room for the oldest).
+
+    When it raises :class:`DatabaseUnavailable` jobs may have been claimed all the same.
+    """
     rows = await db.fetch(
         "jobs.claim",
         [room[0] for room in rooms],
@@ -45,9 +48,11 @@ async def claim(
         [room[2] for room in rooms],
         node,
         floor,
-        INLINE_BODY_BYTES,
     )
-    return [_job(row) for row in rows]
+    known = await events.fetch_many(
+        db, {row["event_id"] for row in rows}, max_body_bytes=INLINE_BODY_BYTES
+    )
+    return [_job(row, known.get(row["event_id"])) for row in rows]
 
 
 async def settle(db: Database, batch: Sequence[Settled], *, node: str) -> set[UUID]:
@@ -80,6 +85,8 @@ async def settle(db: Database, batch: Sequence[Settled], *, node: str) -> set[UU
         [f.max_attempts for _, f in follow_ups],
         [f.correlation_id for _, f in follow_ups],
         [None if f.payload is None else f.payload.decode() for _, f in follow_ups],
+        [s.job.route for s in batch if s.job.ordering_key is not None],
+        [s.job.ordering_key for s in batch if s.job.ordering_key is not None],
     )
     return {row[0] for row in rows}
 
@@ -124,10 +131,7 @@ async def backlog(db: Database, *, floor: UUID, limit: int) -> dict[str, int]:
     return {row["vendor"]: row["jobs"] for row in rows}
 
 
-def _job(row: Any) -> Job:
-    event = None
-    if row["event_vendor"] is not None:
-        event = events.from_row(row, id=row["event_id"], vendor=row["event_vendor"])
+def _job(row: Any, event: Event | None) -> Job:
     payload = row["payload"]
     return Job(
         id=row["id"],

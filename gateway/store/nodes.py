@@ -20,8 +20,13 @@ async def renew(db: Database, node: str, *, oldest_held: UUID | None) -> tuple[b
 
 
 async def resign(db: Database, node: str) -> None:
-    """Say that *node* is gone on purpose and holds nothing."""
-    await db.fetch("nodes.resign", node)
+    """Say that *node* is gone on purpose. Whatever it holds all the same goes to the backlog.
+
+    That is what committed without its knowing: once its row is gone nobody would look for it.
+    """
+    async with db.transaction() as connection:
+        for grave in await connection.fetch(query("nodes.resign"), node):
+            await connection.fetch(query("jobs.release_strays"), grave["oldest_held"], node, [])
 
 
 async def rescue(db: Database) -> dict[str, dict[str, int]]:

@@ -10,7 +10,7 @@ CREATE TYPE gateway.job_state AS ENUM
 -- The smallest id that a UUIDv7 made at or after this moment can have (RFC 9562, section 5.7).
 CREATE FUNCTION gateway.uuid7_floor(moment timestamptz) RETURNS uuid
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
-    RETURN (lpad(to_hex(floor(extract(epoch FROM moment) * 1000)::bigint), 12, '0')
+    RETURN (lpad(to_hex(greatest(floor(extract(epoch FROM moment) * 1000), 0)::bigint), 12, '0')
             || '00000000000000000000')::uuid;
 
 CREATE FUNCTION gateway.uuid7() RETURNS uuid
@@ -66,6 +66,7 @@ CREATE TABLE gateway.jobs (
     state          gateway.job_state NOT NULL,
     priority       smallint NOT NULL DEFAULT 5 CHECK (priority BETWEEN 0 AND 9),
     ordering_key   text,
+    holds_key      boolean NOT NULL DEFAULT false, -- should it die, its key waits for an operator
     run_at         timestamptz NOT NULL DEFAULT now(),
     attempt        integer NOT NULL DEFAULT 0,   -- executions counted so far
     max_attempts   integer NOT NULL,
@@ -85,7 +86,8 @@ CREATE TABLE gateway.jobs (
     claimable      boolean GENERATED ALWAYS AS (state = 'available') STORED,
     due_at         timestamptz GENERATED ALWAYS AS
                        (CASE WHEN state = 'scheduled' THEN run_at END) STORED,
-    parked         boolean GENERATED ALWAYS AS (state = 'dead') STORED
+    parked         boolean GENERATED ALWAYS AS (state = 'dead') STORED,
+    in_line        boolean GENERATED ALWAYS AS (state = 'blocked') STORED
 ) PARTITION BY RANGE (id);
 
 CREATE INDEX jobs_event ON gateway.jobs (event_id);
@@ -94,6 +96,7 @@ CREATE INDEX jobs_correlation ON gateway.jobs (correlation_id)
 CREATE INDEX jobs_urgent ON gateway.jobs (vendor, priority, id) WHERE claimable;
 CREATE INDEX jobs_oldest ON gateway.jobs (vendor, id) WHERE claimable;
 CREATE INDEX jobs_due ON gateway.jobs (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX jobs_line ON gateway.jobs (route, ordering_key, id) WHERE in_line;
 CREATE INDEX jobs_dead ON gateway.jobs (vendor, id) WHERE parked;
 
 CREATE FUNCTION gateway.refuse_transition() RETURNS trigger
@@ -116,7 +119,7 @@ CREATE TRIGGER jobs_transition BEFORE UPDATE OF state ON gateway.jobs FOR EACH R
     WHEN (OLD.state IS DISTINCT FROM NEW.state AND NOT CASE OLD.state
         WHEN 'scheduled' THEN NEW.state IN ('available', 'cancelled')
         WHEN 'available' THEN NEW.state IN ('running', 'cancelled')
-        WHEN 'blocked'   THEN NEW.state IN ('available', 'cancelled')
+        WHEN 'blocked'   THEN NEW.state IN ('available', 'scheduled', 'cancelled')
         WHEN 'running'   THEN NEW.state IN ('completed', 'dead', 'cancelled', 'scheduled', 'available')
         ELSE false END)
     EXECUTE FUNCTION gateway.refuse_transition();
@@ -158,6 +161,10 @@ CREATE TRIGGER events_append_only BEFORE UPDATE OR DELETE ON gateway.events
     FOR EACH ROW EXECUTE FUNCTION gateway.refuse_rewrite();
 CREATE TRIGGER attempts_append_only BEFORE UPDATE OR DELETE ON gateway.attempts
     FOR EACH ROW EXECUTE FUNCTION gateway.refuse_rewrite();
+CREATE TRIGGER events_not_emptied BEFORE TRUNCATE ON gateway.events
+    FOR EACH STATEMENT EXECUTE FUNCTION gateway.refuse_rewrite();
+CREATE TRIGGER attempts_not_emptied BEFORE TRUNCATE ON gateway.attempts
+    FOR EACH STATEMENT EXECUTE FUNCTION gateway.refuse_rewrite();
 
 
 -- Nodes and vendors ---------------------------------------------------------------------------------
@@ -187,7 +194,7 @@ CREATE TABLE gateway.vendor_state (
 
 -- The default partitions catch ids from a clock that is far off; they are empty otherwise.
 CREATE TABLE gateway.events_default PARTITION OF gateway.events DEFAULT;
-CREATE TABLE gateway.jobs_default PARTITION OF gateway.jobs DEFAULT WITH (fillfactor = 70);
+CREATE TABLE gateway.jobs_default PARTITION OF gateway.jobs DEFAULT WITH (fillfactor = 50);
 CREATE TABLE gateway.attempts_default PARTITION OF gateway.attempts DEFAULT;
 
 -- Days whose jobs are all finished, for good: final states are final and new ids are young. Claims
@@ -197,35 +204,47 @@ CREATE TABLE gateway.sealed_days (
     sealed_at timestamptz NOT NULL DEFAULT now()
 );
 
--- Make the partitions of one day (UTC) of all three tables; return whether any was missing.
--- A day whose ids already went to a default partition stays there: moving them would lock.
-CREATE FUNCTION gateway.make_partitions(day date) RETURNS boolean
+-- Make the partition of one day (UTC) of events, jobs or attempts; return whether it was missing.
+-- A day whose ids already went to the default partition stays there: moving them would lock.
+-- Whoever runs this in a busy database sets lock_timeout: the last step has to lock the default
+-- partition, and what asks for that partition meanwhile waits behind it.
+CREATE FUNCTION gateway.make_partition(parent text, day date) RETURNS boolean
     LANGUAGE plpgsql AS $$
 DECLARE
-    suffix  text := to_char(day, 'YYYYMMDD');
-    low     uuid := gateway.uuid7_floor(day::timestamp AT TIME ZONE 'UTC');
-    high    uuid := gateway.uuid7_floor((day + 1)::timestamp AT TIME ZONE 'UTC');
-    made    boolean := false;
-    storage text;
-    parent  text;
-    strays  boolean;
+    name   text := format('%s_%s', parent, to_char(day, 'YYYYMMDD'));
+    id     text := CASE parent WHEN 'attempts' THEN 'job_id' ELSE 'id' END;
+    low    uuid := gateway.uuid7_floor(day::timestamp AT TIME ZONE 'UTC');
+    high   uuid := gateway.uuid7_floor((day + 1)::timestamp AT TIME ZONE 'UTC');
+    strays boolean;
 BEGIN
-    FOREACH parent IN ARRAY ARRAY['events', 'jobs', 'attempts'] LOOP
-        CONTINUE WHEN to_regclass(format('gateway.%I', parent || '_' || suffix)) IS NOT NULL;
-        EXECUTE format('SELECT EXISTS (SELECT FROM gateway.%I WHERE %I >= %L AND %I < %L)',
-                       parent || '_default',
-                       CASE parent WHEN 'attempts' THEN 'job_id' ELSE 'id' END, low,
-                       CASE parent WHEN 'attempts' THEN 'job_id' ELSE 'id' END, high) INTO strays;
-        CONTINUE WHEN strays;
-        -- LIKE and ATTACH, since PARTITION OF would lock the parent against every query.
-        storage := CASE parent WHEN 'jobs' THEN 'WITH (fillfactor = 70, '
+    IF to_regclass(format('gateway.%I', name)) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    -- One maker at a time; the others find the partition made.
+    PERFORM pg_advisory_xact_lock(7305808869232150017);
+    IF to_regclass(format('gateway.%I', name)) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('SELECT EXISTS (SELECT FROM gateway.%I WHERE %I >= %L AND %I < %L)',
+                   parent || '_default', id, low, id, high) INTO strays;
+    IF strays THEN
+        RETURN false;
+    END IF;
+    -- LIKE and ATTACH, since PARTITION OF would lock the parent against every query.
+    -- Half of a page of jobs stays free: jobs that arrive together end together, and only an
+    -- update that finds room on its own page is HOT.
+    EXECUTE format('CREATE TABLE gateway.%I (LIKE gateway.%I INCLUDING ALL) %s', name, parent,
+                   CASE parent WHEN 'jobs' THEN 'WITH (fillfactor = 50, '
                        'autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 1)'
-                   ELSE '' END;
-        EXECUTE format('CREATE TABLE gateway.%I (LIKE gateway.%I INCLUDING ALL) %s',
-                       parent || '_' || suffix, parent, storage);
-        EXECUTE format('ALTER TABLE gateway.%I ATTACH PARTITION gateway.%I FOR VALUES FROM (%L) TO (%L)',
-                       parent, parent || '_' || suffix, low, high);
-        made := true;
-    END LOOP;
-    RETURN made;
+                   ELSE '' END);
+    EXECUTE format('ALTER TABLE gateway.%I ATTACH PARTITION gateway.%I FOR VALUES FROM (%L) TO (%L)',
+                   parent, name, low, high);
+    RETURN true;
 END $$;
+
+-- Make those of all three tables; return whether any was missing.
+CREATE FUNCTION gateway.make_partitions(day date) RETURNS boolean
+    LANGUAGE sql AS $$
+    SELECT bool_or(gateway.make_partition(parent, day))
+    FROM unnest(ARRAY['events', 'jobs', 'attempts']) AS parent
+$$;

@@ -16,10 +16,13 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Wait until it is completed, dead or cancelled; or cancel it first.';
     END IF;
+    -- The replay of a dead job that holds its key takes its place at the front of the line.
+    UPDATE gateway.ordering_keys SET job_id = fresh, held = false
+    WHERE route = original.route AND key = original.ordering_key AND held AND ordering_keys.job_id = original.id;
     INSERT INTO gateway.jobs (id, event_id, route, vendor, kind, state, priority, ordering_key,
-                              max_attempts, correlation_id, replay_of, payload)
+                              holds_key, max_attempts, correlation_id, replay_of, payload)
     VALUES (fresh, original.event_id, original.route, original.vendor, original.kind, 'available',
-            original.priority, original.ordering_key, original.max_attempts,
+            original.priority, original.ordering_key, original.holds_key, original.max_attempts,
             original.correlation_id, original.id, original.payload);
     RETURN fresh;
 END $$;

@@ -87,11 +87,13 @@ async def apply(connection: Any) -> list[str]:
                 migration.digest,
             )
             applied.append(f"{migration.number:04d}_{migration.name}")
-        await connection.execute(
-            """SELECT gateway.make_partitions((now() AT TIME ZONE 'UTC')::date + day)
-               FROM generate_series(-1, $1) AS day""",
-            DAYS_AHEAD,
-        )
+        if applied:
+            # From then on upkeep makes them, step by step, without stopping nodes that work.
+            await connection.execute(
+                """SELECT gateway.make_partitions((now() AT TIME ZONE 'UTC')::date + day)
+                   FROM generate_series(-1, $1) AS day""",
+                DAYS_AHEAD,
+            )
     return applied
 
 

@@ -1,8 +1,11 @@
 -- name: claim
 -- Take the most urgent jobs of the backlog for each lane that has room, and a few of the oldest
 -- whatever their priority, so that nothing starves. $1 lanes, $2 room for the urgent, $3 room for
--- the oldest, $4 node, $5 the floor under the ids of unfinished jobs (prunes old partitions),
--- $6 the largest body in bytes worth carrying along.
+-- the oldest, $4 node, $5 the floor under the ids of unfinished jobs (prunes old partitions).
+-- Both scans must walk their partial index and stop early. The inner LIMIT, a constant beyond any
+-- room, tells the planner how early; the row by row LIMIT outside is opaque to it. The oldest are
+-- asked for by a range of one lane, since for an equal lane the primary key has the same order,
+-- and walking that one passes every finished job.
 WITH me AS (
     -- A node that a rescuer has buried claims nothing; see events.accept.
     SELECT node FROM gateway.nodes WHERE node = $4 FOR KEY SHARE
@@ -11,19 +14,23 @@ WITH me AS (
 ), picked AS MATERIALIZED (
     SELECT u.id
     FROM wanted w CROSS JOIN LATERAL (
-        SELECT j.id FROM gateway.jobs j
-        WHERE j.vendor = w.lane AND j.claimable AND j.id >= $5
-        ORDER BY j.priority, j.id
-        LIMIT w.urgent
-        FOR UPDATE SKIP LOCKED) u
+        SELECT b.id FROM (
+            SELECT j.id FROM gateway.jobs j
+            WHERE j.vendor = w.lane AND j.claimable AND j.id >= $5
+            ORDER BY j.priority, j.id
+            LIMIT 1000
+            FOR UPDATE SKIP LOCKED) b
+        LIMIT w.urgent) u
     UNION  -- both may pick the same row
     SELECT o.id
     FROM wanted w CROSS JOIN LATERAL (
-        SELECT j.id FROM gateway.jobs j
-        WHERE j.vendor = w.lane AND j.claimable AND j.id >= $5
-        ORDER BY j.id
-        LIMIT w.oldest
-        FOR UPDATE SKIP LOCKED) o
+        SELECT b.id FROM (
+            SELECT j.id FROM gateway.jobs j
+            WHERE j.vendor >= w.lane AND j.vendor <= w.lane AND j.claimable AND j.id >= $5
+            ORDER BY j.vendor, j.id
+            LIMIT 1000
+            FOR UPDATE SKIP LOCKED) b
+        LIMIT w.oldest) o
 ), claimed AS (
     UPDATE gateway.jobs j
     SET state = 'running', node = $4, claim_no = j.claim_no + 1, started_at = NULL
@@ -37,14 +44,7 @@ WITH me AS (
     SET oldest_held = least(oldest_held, (SELECT id FROM claimed ORDER BY id LIMIT 1))
     WHERE node = $4 AND oldest_held > (SELECT id FROM claimed ORDER BY id LIMIT 1)
 )
-SELECT c.*, e.vendor AS event_vendor, e.event_type, e.dedupe_key, e.traceparent,
-       e.headers::text AS headers, e.query, e.body, e.received_at
-FROM claimed c
-LEFT JOIN LATERAL (
-    SELECT vendor, event_type, dedupe_key, traceparent, headers, query, received_at,
-           CASE WHEN octet_length(body) <= $6 THEN body END AS body
-    FROM gateway.events WHERE id = c.event_id) e ON true
-ORDER BY c.priority, c.id
+SELECT * FROM claimed ORDER BY priority, id
 
 -- name: settle
 -- Record how attempts ended, fenced: a row whose claim_no moved on, or that is not running any
@@ -56,11 +56,19 @@ WITH outcome AS MATERIALIZED (
                 $8::timestamptz[], $9::float8[], $10::text[], $11::text[], $12::text[])
         AS o (id, claim_no, state, attempt, delay_seconds, http_status, error,
               started_at, duration_ms, outcome, request, response)
+), lines AS MATERIALIZED (
+    -- Leaving the front of a line locks it: all of them now, and in order, so that nobody deadlocks.
+    SELECT k.route FROM gateway.ordering_keys k
+    WHERE (k.route, k.key) IN (SELECT * FROM unnest($26::text[], $27::text[]))
+    ORDER BY k.route, k.key
+    FOR UPDATE
 ), settled AS (
     UPDATE gateway.jobs j
     SET state       = o.state::gateway.job_state,
         attempt     = o.attempt,
-        run_at      = CASE o.state WHEN 'scheduled' THEN now() + make_interval(secs => o.delay_seconds)
+        -- However long a handler wants to sleep, the year must stay one that can be stored.
+        run_at      = CASE o.state WHEN 'scheduled'
+                      THEN now() + make_interval(secs => least(o.delay_seconds, 3e9))
                       ELSE j.run_at END,
         node        = CASE WHEN o.state IN ('scheduled', 'available') THEN NULL ELSE j.node END,
         last_status = coalesce(o.http_status, j.last_status),
@@ -69,6 +77,7 @@ WITH outcome AS MATERIALIZED (
         finished_at = CASE WHEN o.state IN ('completed', 'dead', 'cancelled') THEN now() END
     FROM outcome o
     WHERE j.id = o.id AND j.id = ANY ($1) AND j.claim_no = o.claim_no AND j.state = 'running'
+      AND (SELECT count(*) FROM lines) >= 0
     RETURNING j.id, j.node
 ), history AS (
     INSERT INTO gateway.attempts (job_id, attempt, node, started_at, duration_ms, outcome,
@@ -82,7 +91,7 @@ WITH outcome AS MATERIALIZED (
                               run_at, max_attempts, correlation_id, payload)
     SELECT f.id, f.event_id, f.route, f.vendor, f.kind,
            CASE WHEN f.delay_seconds > 0 THEN 'scheduled' ELSE 'available' END::gateway.job_state,
-           f.priority, f.ordering_key, now() + make_interval(secs => f.delay_seconds),
+           f.priority, f.ordering_key, now() + make_interval(secs => least(f.delay_seconds, 3e9)),
            f.max_attempts, f.correlation_id, f.payload::jsonb
     FROM unnest($14::uuid[], $15::uuid[], $16::uuid[], $17::text[], $18::text[], $19::text[],
                 $20::int[], $21::text[], $22::float8[], $23::int[], $24::text[], $25::text[])

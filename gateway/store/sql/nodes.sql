@@ -1,6 +1,7 @@
 -- name: register
+-- The bound is a careless one, until the first renewal brings one by the node's own clock.
 INSERT INTO gateway.nodes (node, lease, version, oldest_held)
-VALUES ($1, make_interval(secs => $2), $3, gateway.uuid7_floor(now()))
+VALUES ($1, make_interval(secs => $2), $3, gateway.uuid7_floor(now() - interval '1 day'))
 
 -- name: renew
 -- No row: somebody took this node for dead and rescued its jobs.
@@ -9,12 +10,13 @@ WHERE node = $1
 RETURNING EXISTS (SELECT FROM gateway.nodes WHERE seen_at + lease < now() AND node <> $1) AS others_expired
 
 -- name: resign
-DELETE FROM gateway.nodes WHERE node = $1
+-- A claim or hand-off of ours that is still in flight holds the row: it is waited for.
+DELETE FROM gateway.nodes WHERE node = $1 RETURNING oldest_held
 
 -- name: bury
 -- Remove the nodes whose lease has run out. Deleting the row is the lock: of several rescuers one
--- gets each node, a claim or hand-off of that node in flight is waited for, and a node that comes
--- back finds itself gone.
+-- gets each node, and a node that comes back finds itself gone. A node with a claim or hand-off in
+-- flight holds its row and is skipped; the next heartbeat finds it again.
 DELETE FROM gateway.nodes
 WHERE node IN (SELECT node FROM gateway.nodes WHERE seen_at + lease < now() FOR UPDATE SKIP LOCKED)
 RETURNING node, oldest_held
@@ -28,11 +30,12 @@ WITH lost AS MATERIALIZED (
     SELECT id, node, started_at, attempt + 1 AS attempt, attempt + 1 >= max_attempts AS last
     FROM gateway.jobs
     WHERE id >= $2 AND node = $1 AND state = 'running'
+    ORDER BY id  -- the same order as a settle's, so that the two rarely deadlock
     FOR UPDATE
 ), history AS (
     INSERT INTO gateway.attempts (job_id, attempt, node, started_at, duration_ms, outcome, error)
     SELECT id, attempt, node, started_at,
-           extract(epoch FROM now() - started_at) * 1000, 'lost', 'its node died during the attempt'
+           greatest(extract(epoch FROM now() - started_at), 0) * 1000, 'lost', 'its node died during the attempt'
     FROM lost WHERE started_at IS NOT NULL
 ), dead AS (
     UPDATE gateway.jobs j
