@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 
-from gateway.errors import DatabaseUnavailable, TooWide
+from gateway.errors import DatabaseUnavailable, GatewayError, TooWide
 from gateway.store import migrations
 from gateway.store.sql import query
 
@@ -44,6 +44,9 @@ _TRANSIENT = (
 )
 
 
+_TURNED_AWAY = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+
+
 class _Connection(asyncpg.Connection):
     """A pooled connection without session state, so that nothing needs resetting on release."""
 
@@ -74,19 +77,29 @@ class Database:
         await self._health.down.wait()
 
     async def open(self) -> None:
-        """Open the pool; raises :class:`DatabaseUnavailable` when no connection can be had."""
-        with _Translated(self._health):
-            self._pool = await asyncpg.create_pool(
-                self._dsn,
-                min_size=1,
-                max_size=self._size,
-                connection_class=_Connection,
-                server_settings=_SETTINGS,
-                command_timeout=STATEMENT_SECONDS,
-                timeout=10.0,
-                max_inactive_connection_lifetime=300.0,
-                max_cached_statement_lifetime=0,
-            )
+        """Open the pool; raises :class:`DatabaseUnavailable` when no connection can be had.
+
+        A plain :class:`GatewayError` when trying again is of no use: a wrong password, no such
+        database.
+        """
+        try:
+            with _Translated(self._health):
+                self._pool = await asyncpg.create_pool(
+                    self._dsn,
+                    min_size=1,
+                    max_size=self._size,
+                    connection_class=_Connection,
+                    server_settings=_SETTINGS,
+                    command_timeout=STATEMENT_SECONDS,
+                    timeout=10.0,
+                    max_inactive_connection_lifetime=300.0,
+                    max_cached_statement_lifetime=0,
+                )
+        except _TURNED_AWAY as error:
+            raise GatewayError(
+                f"database.url: PostgreSQL turns us away: {error}; check the user, the password"
+                " and the name of the database"
+            ) from error
         self._health.set(True)
 
     async def migrate(self) -> list[str]:

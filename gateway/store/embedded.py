@@ -30,6 +30,7 @@ from gateway.errors import EmbeddedFailed
 from gateway.store.embedded_place import (
     Place,
     choose_account,
+    known_homes,
     make_owned,
     make_private,
     prepare_place,
@@ -176,10 +177,7 @@ class EmbeddedPostgres:
         finally:
             await connection.close()
         log.info("embedded_database_started", data=str(place.data), log=str(server_log.path))
-        return (
-            f"postgresql://{DATABASE}:{password}@/{DATABASE}"
-            f"?host={quote(str(place.sockets))}&port={PORT}"
-        )
+        return _dsn(str(place.sockets), password)
 
     async def _initialise(self, place: Place, password: str, server_log: ServerLog) -> None:
         """Make the data directory under another name first: half of one is never taken for it."""
@@ -253,6 +251,43 @@ class EmbeddedPostgres:
         raise EmbeddedFailed(
             f"PostgreSQL gave no answer for {limit_seconds:.0f} s{server_log.tail()}"
         )
+
+
+def running_dsn(state_dir: Path) -> str | None:
+    """Return the DSN of the server that runs for *state_dir*, or None; changes nothing.
+
+    Raises EmbeddedFailed where it runs, but its files may not be read by this user.
+    """
+    state_dir = state_dir.absolute()
+    try:
+        for home in known_homes(state_dir):
+            # Its own lock file: process id, data, start, port, socket directory, …
+            with suppress(FileNotFoundError, NotADirectoryError, ValueError):
+                lines = (home / "data" / "postmaster.pid").read_text().splitlines()
+                if len(lines) > 4 and _lives(int(lines[0])):
+                    password = (state_dir / "postgres.password").read_text().strip()
+                    return _dsn(lines[4], password)
+    except PermissionError as error:
+        raise EmbeddedFailed(
+            f"{error.filename} may not be read; run this as the user whom the gateway runs as"
+        ) from error
+    return None
+
+
+def _dsn(sockets: str, password: str) -> str:
+    return f"postgresql://{DATABASE}:{password}@/{DATABASE}?host={quote(sockets)}&port={PORT}"
+
+
+def _lives(pid: int) -> bool:
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it lives, and is another user's
+    return True
 
 
 def _refuse_where_unsafe() -> None:

@@ -1,0 +1,134 @@
+"""A made-up webhook that suits a vendor's configuration: its ids and its type where they belong."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from gateway.config.model import Config, Route, Webhook
+from gateway.webhooks.scheme import Scheme
+from gateway.webhooks.sign import sign
+
+FALLBACK_TYPE = "gateway.test"
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One webhook, ready to be sent."""
+
+    body: bytes
+    headers: dict[str, str]
+
+
+def make_sample(
+    webhook: Webhook, *, event_type: str, now: float, url: str, body: bytes | None, fresh: bool
+) -> Sample:
+    """Return a signed webhook; *url* is its target's path.
+
+    *body* None: a small example. A given body stays as it is byte for byte, unless *fresh* wants
+    an id of its own in it, or its sender signs a time that stands in it.
+    ``ValueError`` says why it cannot be signed.
+    """
+    message_id = f"evt_{uuid.uuid4().hex}"
+    scheme = webhook.verify
+    decoded: Any = None
+    if body is None:
+        decoded = {"note": "sent by gateway send"}
+        _put_all(decoded, [webhook.event_type], event_type)
+        _put_all(decoded, _id_sources(webhook), message_id)
+    elif fresh:
+        decoded = _put_existing(body, _id_sources(webhook), message_id)
+    if scheme is not None and "body:" in scheme.timestamp:
+        decoded = _decode(body) if decoded is None else decoded
+        _put_all(decoded, [scheme.timestamp], _timestamp(scheme, now))
+    if decoded is not None:
+        body = msgspec.json.encode(decoded)
+    return Sample(body or b"", _headers(webhook, body or b"", event_type, message_id, now, url))
+
+
+def choose_event_type(config: Config, vendor: str) -> str:
+    """Return a type that one of the vendor's routes takes, if they name any."""
+    routes = [route for route in config.routes if route.source == vendor]
+    return next(_plain_types(routes), FALLBACK_TYPE)
+
+
+def _plain_types(routes: list[Route]) -> Iterator[str]:
+    for route in routes:
+        for pattern in route.events:
+            if "[" not in pattern:
+                yield pattern.replace("*", "test").replace("?", "x")
+
+
+def _headers(
+    webhook: Webhook, body: bytes, event_type: str, message_id: str, now: float, url: str
+) -> dict[str, str]:
+    headers = {"Content-Type": "application/json" if _decode(body) is not None else "text/plain"}
+    for source, text in ((webhook.event_type, event_type), (webhook.dedupe, message_id)):
+        kind, _, name = source.partition("|")[0].strip().partition(":")
+        if kind == "header":
+            headers[name] = text
+    if webhook.verify is not None:
+        headers |= sign(
+            webhook.verify,
+            webhook.secrets[0].value,
+            body=body,
+            now=now,
+            message_id=message_id,
+            url=url,
+            event_type=event_type,
+        )
+    return headers
+
+
+def _id_sources(webhook: Webhook) -> list[str]:
+    return [webhook.dedupe, webhook.verify.message_id if webhook.verify else ""]
+
+
+def _put_existing(body: bytes, sources: list[str], text: str) -> Any:
+    """Return the decoded *body* with *text* at its ids, or None where it has none."""
+    decoded = _decode(body)
+    if not isinstance(decoded, dict | list) or not any("body:" in source for source in sources):
+        return None
+    _put_all(decoded, sources, text)
+    return decoded
+
+
+def _put_all(decoded: Any, sources: list[str], value: object) -> None:
+    """Set *value* where the first alternative of each ``body:`` source says."""
+    for source in sources:
+        kind, _, path = source.partition("|")[0].strip().partition(":")
+        if kind == "body" and isinstance(decoded, dict | list):
+            _put(decoded, path.split("."), value)
+
+
+def _put(place: Any, path: list[str], value: object) -> None:
+    *way, last = path
+    for step in way:
+        if isinstance(place, list):
+            if not step.isdecimal() or int(step) >= len(place):
+                return
+            place = place[int(step)]
+        else:
+            place = place.setdefault(step, {})
+    if isinstance(place, dict):
+        place[last] = value
+
+
+def _decode(body: bytes | None) -> Any:
+    try:
+        return msgspec.json.decode(body or b"")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _timestamp(scheme: Scheme, now: float) -> int | str:
+    match scheme.timestamp_unit:
+        case "s":
+            return int(now)
+        case "ms":
+            return int(now * 1000)
+        case "iso8601":
+            return datetime.fromtimestamp(int(now), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
