@@ -115,7 +115,7 @@ class StandIn:
             return Answer(422, {"error": f"customer {target} has closed the account"})
         if target.endswith(BROKEN_ORDER):
             return Answer(500, {"error": "division by zero"})
-        if self._requests % 80 == 40:
+        if self._requests % 150 == 40:
             return Answer(429, {"error": "slow down"}, retry_after_seconds=RETRY_AFTER_SECONDS)
         if first and self._first_tries % 12 == 6:
             return Answer(503, {"error": "deploying, back in a moment"})
