@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import date
+from typing import Any
 from uuid import UUID
 
 from gateway.store.database import Database
@@ -11,24 +14,33 @@ from gateway.store.sql import query
 
 PRUNE_ROWS = 2000
 
-# A lock that is not had within this time is left for the next round: waiting for it would make
-# every query behind it wait too.
-_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '2s'"
+# Making and dropping a partition takes locks that everything else waits behind. What is not had
+# within this time is left for the next round.
+LOCK_TIMEOUT_MS = 500
+
+# For reading a whole day, which nothing waits for.
+READ_SECONDS = 120.0
 
 
 async def make_partitions(db: Database) -> None:
     """Make the partitions of yesterday to a few days ahead, where they are missing."""
-    async with db.transaction() as connection:
-        await connection.execute(_LOCK_TIMEOUT)
-        await connection.fetch(query("upkeep.make_partitions"), DAYS_AHEAD)
+    for row in await db.fetch("upkeep.missing_partitions", DAYS_AHEAD):
+        # One at a time, so that no lock is held while another is waited for.
+        async with _impatient(db) as connection:
+            await connection.fetch(query("upkeep.make_partition"), row["parent"], row["day"])
 
 
 async def seal_finished_days(db: Database) -> UUID:
     """Seal the past days whose jobs are all finished; return the floor under unfinished ids."""
     for row in await db.fetch("upkeep.unsealed_days"):
-        bounds = (await db.fetch("upkeep.day_bounds", row["day"]))[0]
-        await db.fetch("upkeep.seal_day", row["day"], bounds["low"], bounds["high"])
-    floor: UUID = (await db.fetch("upkeep.oldest_unsealed"))[0]["floor"]
+        day: date = row["day"]
+        low, high = await _bounds(db, day)
+        if not await _read(db, "upkeep.seal_day", day, low, high):
+            for orphan in await _read(db, "upkeep.orphans", low, high):
+                await _read(db, "nodes.rescue", orphan["node"], low)
+    floor = await _floor(db)
+    if await db.fetch("upkeep.unseal_late_days", floor):
+        floor = await _floor(db)
     return floor
 
 
@@ -37,16 +49,50 @@ async def drop_expired_days(db: Database, *, retention_seconds: float) -> list[d
     dropped = []
     for row in await db.fetch("upkeep.expired_days", retention_seconds):
         day: date = row["day"]
-        async with db.transaction() as connection:
-            await connection.execute(_LOCK_TIMEOUT)
-            for table in ("attempts", "jobs", "events"):
-                # The name is made of a date that PostgreSQL itself gave us.
+        if await _unfinished(db, day):
+            await db.fetch("upkeep.forget_day", day)
+            continue
+        for table in ("attempts", "jobs", "events"):
+            # One at a time, as above. The name is made of a date that PostgreSQL itself gave us.
+            async with _impatient(db) as connection:
                 await connection.execute(f"DROP TABLE IF EXISTS gateway.{table}_{day:%Y%m%d}")
-            await connection.execute(query("upkeep.forget_day"), day)
+        await db.fetch("upkeep.forget_day", day)
         dropped.append(day)
     return dropped
 
 
 async def prune_dedupe_keys(db: Database) -> int:
-    """Delete dedupe keys whose window is over; return how many (PRUNE_ROWS: there are more)."""
+    """Delete some dedupe keys whose window is over; PRUNE_ROWS says that there are more."""
     return len(await db.fetch("upkeep.prune_dedupe_keys", PRUNE_ROWS))
+
+
+async def _floor(db: Database) -> UUID:
+    floor: UUID = (await db.fetch("upkeep.oldest_unsealed"))[0]["floor"]
+    return floor
+
+
+async def _bounds(db: Database, day: date) -> tuple[UUID, UUID]:
+    row = (await db.fetch("upkeep.day_bounds", day))[0]
+    return row["low"], row["high"]
+
+
+async def _unfinished(db: Database, day: date) -> bool:
+    """Return whether a job of a sealed *day* is not finished: one that came late, see the SQL."""
+    rows = await _read(db, "upkeep.unfinished", *await _bounds(db, day))
+    return bool(rows[0]["unfinished"])
+
+
+async def _read(db: Database, name: str, *args: Any) -> list[Any]:
+    """Run a statement that reads a whole day."""
+    async with db.transaction() as connection:
+        await connection.execute(f"SET LOCAL statement_timeout = {int(READ_SECONDS * 1000)}")
+        rows: list[Any] = await connection.fetch(query(name), *args, timeout=READ_SECONDS)
+    return rows
+
+
+@asynccontextmanager
+async def _impatient(db: Database) -> AsyncIterator[Any]:
+    """Hold a transaction that does not wait long for its locks."""
+    async with db.transaction() as connection:
+        await connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
+        yield connection

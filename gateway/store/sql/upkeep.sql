@@ -1,8 +1,14 @@
--- name: make_partitions
--- One node at a time; the others find the partitions made. $1 days ahead.
-SELECT gateway.make_partitions((now() AT TIME ZONE 'UTC')::date + day) AS made
-FROM generate_series(-1, $1::int) AS day
-WHERE pg_try_advisory_xact_lock(7305808869232150017)
+-- name: missing_partitions
+-- Those of yesterday to $1 days ahead.
+SELECT parent, day
+FROM (SELECT parent, (now() AT TIME ZONE 'UTC')::date + ahead AS day
+      FROM generate_series(-1, $1::int) AS ahead,
+           unnest(ARRAY['events', 'jobs', 'attempts']) AS parent) wanted
+WHERE to_regclass(format('gateway.%I', parent || '_' || to_char(day, 'YYYYMMDD'))) IS NULL
+ORDER BY day, parent
+
+-- name: make_partition
+SELECT gateway.make_partition($1, $2) AS made
 
 -- name: unsealed_days
 -- Days whose partition is two days old and may still have unfinished jobs.
@@ -15,13 +21,38 @@ WHERE day < (now() AT TIME ZONE 'UTC')::date - 1
 ORDER BY day
 
 -- name: seal_day
--- Finished for good unless some job is not; $1 the day, $2 and $3 the bounds of its ids.
+-- Finished for good unless some job is not; $1 the day, $2 and $3 the bounds of its ids. The cheap
+-- questions come first: only where the partial indexes are empty is the whole day read.
 INSERT INTO gateway.sealed_days (day)
 SELECT $1::date
-WHERE NOT EXISTS (SELECT FROM gateway.jobs
-                  WHERE id >= $2 AND id < $3
-                    AND state IN ('scheduled', 'available', 'running', 'blocked'))
+WHERE NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3 AND claimable)
+  AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3 AND due_at IS NOT NULL)
+  AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3 AND in_line)
+  AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3
+                  AND state IN ('scheduled', 'available', 'running', 'blocked'))
 ON CONFLICT DO NOTHING
+RETURNING day
+
+-- name: orphans
+-- Nodes that are gone without a rescue, though they hold jobs among the ids $1 to $2: a last
+-- resort, asked when nothing else of a past day is left to do, since it reads the whole day.
+SELECT DISTINCT node FROM gateway.jobs
+WHERE id >= $1 AND id < $2 AND state = 'running'
+  AND node NOT IN (SELECT node FROM gateway.nodes)
+  AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $1 AND id < $2 AND claimable)
+  AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $1 AND id < $2 AND due_at IS NOT NULL)
+  AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $1 AND id < $2 AND in_line)
+
+-- name: unseal_late_days
+-- A node whose clock was days behind may have put a job into a day that was sealed already.
+-- $1 the start of the first day that is not sealed.
+DELETE FROM gateway.sealed_days
+WHERE day IN (SELECT (gateway.uuid7_time(id) AT TIME ZONE 'UTC')::date
+              FROM (SELECT id FROM gateway.jobs WHERE claimable AND id < $1
+                    UNION ALL
+                    SELECT id FROM gateway.jobs WHERE due_at IS NOT NULL AND id < $1
+                    UNION ALL
+                    SELECT id FROM gateway.jobs WHERE in_line AND id < $1) late)
 RETURNING day
 
 -- name: day_bounds
@@ -29,11 +60,13 @@ SELECT gateway.uuid7_floor($1::date::timestamp AT TIME ZONE 'UTC') AS low,
        gateway.uuid7_floor(($1::date + 1)::timestamp AT TIME ZONE 'UTC') AS high
 
 -- name: oldest_unsealed
--- The first id that an unfinished job can have: the start of the first day that is not sealed.
--- Ids before every partition are in the default one, which is as good as always empty.
-SELECT CASE WHEN EXISTS (SELECT FROM gateway.jobs_default) THEN '00000000-0000-0000-0000-000000000000'::uuid
-       ELSE gateway.uuid7_floor(coalesce(min(day), (now() AT TIME ZONE 'UTC')::date - 1)::timestamp
-                                AT TIME ZONE 'UTC') END AS floor
+-- The first id that an unfinished job can have: the start of the first day that is not sealed, or
+-- what the default partition has before that.
+SELECT least((SELECT id FROM gateway.jobs_default
+              WHERE state IN ('scheduled', 'available', 'running', 'blocked')
+              ORDER BY id LIMIT 1),
+             gateway.uuid7_floor(coalesce(min(day), (now() AT TIME ZONE 'UTC')::date - 1)::timestamp
+                                 AT TIME ZONE 'UTC')) AS floor
 FROM (SELECT to_date(substr(c.relname, 6), 'YYYYMMDD') AS day
       FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
       WHERE i.inhparent = 'gateway.jobs'::regclass AND c.relname ~ '^jobs_\d{8}$') d
@@ -53,4 +86,10 @@ WHERE (vendor, key) IN (SELECT vendor, key FROM gateway.dedupe_keys
 RETURNING 1
 
 -- name: forget_day
+-- Dropped, or not finished after all.
 DELETE FROM gateway.sealed_days WHERE day = $1
+
+-- name: unfinished
+SELECT EXISTS (SELECT FROM gateway.jobs
+               WHERE id >= $1 AND id < $2
+                 AND state IN ('scheduled', 'available', 'running', 'blocked')) AS unfinished
