@@ -4,11 +4,13 @@
 -- rescue, replay, and an operator's psql. They cost nothing where a job has no key.
 
 -- The front of each line: the one job of its key that is not blocked. held: that job died, and its
--- route wants somebody to decide before the next one goes.
+-- route wants somebody to decide before the next one goes. since: the id of the job whose place the
+-- front has; its own, unless it is a replay, which is younger than those who waited for the decision.
 CREATE TABLE gateway.ordering_keys (
     route  text NOT NULL,
     key    text NOT NULL,
     job_id uuid NOT NULL,
+    since  uuid NOT NULL,
     held   boolean NOT NULL DEFAULT false,
     PRIMARY KEY (route, key)
 ) WITH (fillfactor = 80);
@@ -21,8 +23,8 @@ CREATE FUNCTION gateway.join_line() RETURNS trigger
 DECLARE
     front uuid;
 BEGIN
-    INSERT INTO gateway.ordering_keys AS k (route, key, job_id)
-    VALUES (NEW.route, NEW.ordering_key, NEW.id)
+    INSERT INTO gateway.ordering_keys AS k (route, key, job_id, since)
+    VALUES (NEW.route, NEW.ordering_key, NEW.id, NEW.id)
     ON CONFLICT (route, key) DO UPDATE SET job_id = k.job_id
     RETURNING job_id INTO front;
     IF front <> NEW.id THEN
@@ -41,8 +43,8 @@ CREATE TRIGGER jobs_join_line BEFORE INSERT ON gateway.jobs FOR EACH ROW
 CREATE FUNCTION gateway.advance_line(line_route text, line_key text) RETURNS uuid
     LANGUAGE plpgsql AS $$
 DECLARE
-    -- Those in line are about as young as the front: this keeps old partitions out of the search.
-    low      uuid := (SELECT gateway.uuid7_floor(gateway.uuid7_time(job_id) - interval '2 days')
+    -- Those in line are about as young as that: this keeps old partitions out of the search.
+    low      uuid := (SELECT gateway.uuid7_floor(gateway.uuid7_time(since) - interval '2 days')
                   FROM gateway.ordering_keys WHERE route = line_route AND key = line_key);
     follower uuid;
 BEGIN
@@ -58,7 +60,7 @@ BEGIN
         SET state = CASE WHEN run_at > now() THEN 'scheduled' ELSE 'available' END::gateway.job_state
         WHERE id = follower AND state = 'blocked';
         IF FOUND THEN
-            UPDATE gateway.ordering_keys SET job_id = follower, held = false
+            UPDATE gateway.ordering_keys SET job_id = follower, since = follower, held = false
             WHERE route = line_route AND key = line_key;
             RETURN follower;
         END IF;
