@@ -10,7 +10,7 @@ import click
 
 from gateway.cli.jobs import json_option, print_event, print_jobs
 from gateway.cli.options import config_option, load_or_exit
-from gateway.cli.output import print_json, print_record, print_title
+from gateway.cli.output import print_json, print_title
 from gateway.cli.session import ask
 from gateway.store import operators
 
@@ -41,7 +41,6 @@ def show_command(
     if as_json:
         print_json(detail)
         return
-    print_event(detail)
-    print_record([("duplicates", detail.duplicates)])
+    print_event(detail, duplicates=detail.duplicates)
     print_title("jobs")
     print_jobs(detail.jobs)

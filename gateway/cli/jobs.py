@@ -171,11 +171,11 @@ def print_jobs(jobs: Iterable[JobRecord]) -> None:
     )
 
 
-def print_event(event: EventRecord, *, title: str = "") -> None:
-    """Print an event, and its body if it was asked for."""
+def print_event(event: EventRecord, *, title: str = "", **more: object) -> None:
+    """Print an event and *more* about it, and its body if it was asked for."""
     fields = {name: getattr(event, name) for name in EventRecord.__struct_fields__}
     body = fields.pop("body")
-    print_record(fields.items(), title=title)
+    print_record({**fields, **more}.items(), title=title)
     if body:
         print_title("body")
         print_text(pretty_json(body))

@@ -13,6 +13,7 @@ from gateway.cli.output import complain
 from gateway.config.model import Config
 from gateway.store.database import Database
 from gateway.store.embedded import EmbeddedPostgres, running_dsn
+from gateway.telemetry.logs import configure_logging
 
 
 @click.command()
@@ -23,6 +24,7 @@ def migrate(config_path: Path) -> None:
     An embedded PostgreSQL that does not run is started for it, and stopped again.
     """
     config = load_or_exit(config_path)
+    configure_logging(level="warning")
     applied = asyncio.run(_migrate(config))
     for name in applied:
         click.echo(name)

@@ -6,6 +6,7 @@ Data go to stdout, messages to stderr. On a terminal tables are drawn by rich, w
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,8 @@ from typing import Any
 
 import click
 import msgspec
+
+MIN_LAST_COLUMN = 12
 
 STATE_STYLES = {
     "completed": "green",
@@ -44,11 +47,10 @@ def print_json(value: object) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print *rows* under *columns*; a column named ``state`` is coloured on a terminal."""
     cells = [[one_line(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        _print_rich_table(columns, cells)
-        return
     table = [list(columns), *cells]
     widths = [max(len(row[place]) for row in table) for place in range(len(columns))]
+    if sys.stdout.isatty() and _print_rich_table(columns, cells, widths):
+        return
     for row in table:
         padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo("  ".join(padded).rstrip())
@@ -108,6 +110,14 @@ def cut(text: str | None, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def pretty_json(raw: Any) -> str:
+    """Return JSON for people to read, indented; a JSON string as its text."""
+    decoded = msgspec.json.decode(raw)
+    if isinstance(decoded, str):
+        return decoded
+    return msgspec.json.format(msgspec.json.encode(raw), indent=2).decode()
+
+
 def _escape(sign: str) -> str:
     code = ord(sign)
     if sign in "\n\r\t":
@@ -117,34 +127,31 @@ def _escape(sign: str) -> str:
     )
 
 
-def _print_rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+def _print_rich_table(
+    columns: Sequence[str], cells: Sequence[Sequence[str]], widths: Sequence[int]
+) -> bool:
+    """Draw the table, its last column folded if need be; return False where it does not fit."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(file=sys.stdout, highlight=False)
+    if sum(widths[:-1]) + 3 * len(columns) + MIN_LAST_COLUMN > console.width:
+        return False
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        # An id is there to be copied: it is never broken or cut.
-        table.add_column(Text(column), no_wrap=column == "id", overflow="fold")
+        table.add_column(Text(column), no_wrap=column != columns[-1], overflow="fold")
     for row in cells:
-        styles = (
-            STATE_STYLES.get(c, "") if n == "state" else ""
-            for n, c in zip(columns, row, strict=True)
+        table.add_row(
+            *(
+                Text(cell, style=STATE_STYLES.get(cell, "") if column == "state" else "")
+                for column, cell in zip(columns, row, strict=True)
+            )
         )
-        table.add_row(*(Text(cell, style=style) for cell, style in zip(row, styles, strict=True)))
-    Console(file=sys.stdout, highlight=False).print(table)
+    console.print(table)
+    return True
 
 
 def _colourful() -> bool:
-    import os
-
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-
-def pretty_json(raw: Any) -> str:
-    """Return JSON for people to read, indented; a JSON string as its text."""
-    decoded = msgspec.json.decode(raw)
-    if isinstance(decoded, str):
-        return decoded
-    return msgspec.json.format(msgspec.json.encode(raw), indent=2).decode()

@@ -43,8 +43,8 @@ def without_password(dsn: str) -> tuple[str, str | None]:
     user, colon, secret = login.partition(":")
     if colon:
         password = unquote(secret)
-    bare = parts._replace(netloc=user + at + place, query=urlencode(kept))
-    return bare.geturl(), password
+    query = f"?{urlencode(kept)}" if kept else ""  # by hand: geturl() loses an empty host's slashes
+    return f"{parts.scheme}://{user}{at}{place}{parts.path}{query}", password
 
 
 def _find_psql() -> str:

@@ -11,6 +11,7 @@ from gateway.errors import GatewayError
 from gateway.store.database import Database
 from gateway.store.embedded import running_dsn
 from gateway.store.operators import check_schema
+from gateway.telemetry.logs import configure_logging
 
 Result = TypeVar("Result")
 
@@ -22,6 +23,8 @@ def ask(config: Config, question: Callable[[Database], Awaitable[Result]]) -> Re
     """Run *question* on the configured database; raises :class:`GatewayError` if it is not there,
     or not at this version.
     """
+
+    configure_logging(level="warning")
 
     async def run() -> Result:
         db = Database(database_dsn(config), pool=POOL)

@@ -292,7 +292,8 @@ async def test_jobs_are_listed_in_pages(serve: Any, db: Database) -> None:
 @pytest.mark.parametrize(
     "query",
     ["limit=0", "limit=1001", "limit=x", "limit=1&limit=2", "state=done", "event_id=1",
-     "since=soon", "until=2026-99-01", "cursor=x", "vendor=%00", "colour=red", "route=" + "x" * 300],
+     "since=soon", "until=2026-99-01", "cursor=x", "vendor=%00", "colour=red",
+     "route=" + "x" * 300],
 )  # fmt: skip
 async def test_a_bad_parameter_is_named(serve: Any, query: str) -> None:
     _, client = await serve()
