@@ -304,11 +304,14 @@ async def test_a_bad_parameter_is_named(serve: Any, query: str) -> None:
 async def test_a_job_is_shown_and_its_acts_are_taken(serve: Any, db: Database) -> None:
     world, client = await serve()
     dead = await add_job(db, state="dead")
+    lane = world.ready.lanes["crm"]
+    lane.backlog_checked = True
     made = await client.post(f"{API}/jobs/{dead}/replay")
     assert made.status == 201
     fresh = (await made.json())["id"]
     assert made.headers["Location"] == f"{API}/jobs/{fresh}"
     assert world.ready.wake.is_set()
+    assert not lane.backlog_checked
     shown = await (await client.get(f"{API}/jobs/{fresh}")).json()
     assert (shown["replay_of"], shown["state"]) == (str(dead), "available")
     assert shown["attempts"] == []

@@ -193,6 +193,15 @@ def test_a_body_comes_from_a_file_or_from_standard_input(
     assert [body for _, _, body in stub.received] == [b"\x00raw", b"piped"]
 
 
+def test_only_the_copies_of_a_given_body_get_ids_of_their_own(stub: Stub, config_path: str) -> None:
+    given = b'{"id":"evt_1",  "data": {"n": 1}}'
+    assert send(config_path, "shop", "--body", "-", "--count", "3", given=given)[0] == 0
+    bodies = [body for _, _, body in stub.received]
+    assert bodies[0] == given
+    assert len({json.loads(body)["id"] for body in bodies}) == 3
+    assert {json.loads(body)["data"]["n"] for body in bodies} == {1}
+
+
 @pytest.mark.parametrize(
     ("status", "answer", "words"),
     [
