@@ -7,11 +7,13 @@ faults; a value that is bad is never reported a second time as missing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from gateway.config.model import Address, Secret
 from gateway.config.place import Place, echo, nearest
-from gateway.config.values import address_text, call_target, duration_text, host_reach
+from gateway.config.retries import check_retry
+from gateway.config.values import address_text, call_target, host_reach
 from gateway.config.walker import Values
 from gateway.webhooks.codec import decode_key
 from gateway.webhooks.scheme import Scheme
@@ -111,7 +113,8 @@ def _check_api(api: Values) -> None:
             f'"{item}" is in both success and retry_on',
             "an answer either completes a job or is tried again",
         )
-    _check_waits(api.get("retry", {}), api.place.at("retry"))
+    if "retry" in api:
+        check_retry(api["retry"], {})
 
 
 def _check_reach(base_url: str, api: Values) -> None:
@@ -122,15 +125,6 @@ def _check_reach(base_url: str, api: Values) -> None:
         place.warn(f"{parts.hostname} is {reach}: calls are refused unless allow_private = true")
     if parts.scheme == "http" and reach == "public":
         place.warn("http sends bodies and secrets readable by everyone on the way; use https")
-
-
-def _check_waits(retry: Mapping[str, float], place: Place) -> None:
-    base, cap = retry.get("base"), retry.get("cap")
-    if base is not None and cap is not None and cap < base:
-        place.at("cap").fault(
-            f'"{duration_text(cap)}" is shorter than base "{duration_text(base)}"',
-            "the longest wait is at least the first",
-        )
 
 
 def _check_unique(route: Values, first_lines: dict[str, int | None]) -> None:
@@ -170,7 +164,7 @@ def _check_route(route: Values, vendors: Mapping[str, Values]) -> None:
     if route.get("on_dead") == "block" and "ordering_key" not in route.given:
         route.place.at("on_dead").warn("has no effect without ordering_key")
     if "retry" in route:
-        _check_waits({**_lane_retry(route, vendors), **route["retry"]}, route.place.at("retry"))
+        check_retry(route["retry"], _lane_retry(route, vendors))
 
 
 def _check_has(name: str, part: str, vendors: Mapping[str, Values], place: Place) -> None:
@@ -186,9 +180,9 @@ def _check_has(name: str, part: str, vendors: Mapping[str, Values], place: Place
         )
 
 
-def _lane_retry(route: Values, vendors: Mapping[str, Values]) -> Mapping[str, float]:
+def _lane_retry(route: Values, vendors: Mapping[str, Values]) -> Mapping[str, Any]:
     lane = call_target(route["call"]).vendor if "call" in route else route.get("lane", "local")
-    retry: Mapping[str, float] = {}
+    retry: Mapping[str, Any] = {}
     if lane in vendors and "api" in vendors[lane]:
         retry = vendors[lane]["api"].get("retry", {})
     return retry

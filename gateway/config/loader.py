@@ -17,6 +17,7 @@ from gateway.config.checks import check_all
 from gateway.config.lines import key_lines
 from gateway.config.model import Config, Route, Vendor, Webhook
 from gateway.config.place import Place, Report
+from gateway.config.retries import completed
 from gateway.config.specs import ROOT
 from gateway.config.values import call_target
 from gateway.config.walker import Table, Values, build
@@ -124,7 +125,11 @@ def _vendor(name: str, values: Values, *, default_max_body_bytes: int) -> Vendor
         webhook = _webhook(build(values["webhook"], vendor=name))
         if "max_body" not in values["webhook"].given:
             webhook = msgspec.structs.replace(webhook, max_body_bytes=default_max_body_bytes)
-    api = build(values["api"], vendor=name) if "api" in values else None
+    api = None
+    if "api" in values:
+        api = build(values["api"], vendor=name)
+        retry = completed(api.retry, values["api"]["retry"].given)
+        api = msgspec.structs.replace(api, retry=retry)
     return Vendor(name=name, webhook=webhook, api=api)
 
 
@@ -144,7 +149,8 @@ def _route(values: Values, vendors: Mapping[str, Vendor]) -> Route:
     if "retry" in values:
         vendor = vendors.get(lane)
         policy = vendor.api.retry if vendor and vendor.api else RetryPolicy()
-        fields["retry"] = msgspec.structs.replace(policy, **build(values["retry"]))
+        policy = msgspec.structs.replace(policy, **build(values["retry"]))
+        fields["retry"] = completed(policy, values["retry"].given)
     if "*" in values["events"]:
         fields["events"] = ()
     route: Route = build(values, **fields)

@@ -47,6 +47,7 @@ from gateway.config.model import (
     Vendor,
     Webhook,
 )
+from gateway.config.retries import unused_keys
 from gateway.config.signing import SchemeKind
 from gateway.config.walker import REQUIRED, UNSET, Key, ListOf, MapOf, Section, Table
 
@@ -274,15 +275,36 @@ WEBHOOK = Section(
     ),
 )
 
+
+def _take_retry(policy: RetryPolicy, key: Key) -> Any:
+    unused = unused_keys(policy.kind)
+    return None if key.name in unused else getattr(policy, key.target)
+
+
 RETRY = Section(
-    doc="When a failed attempt is tried again: base, then factor times longer, up to cap.",
+    doc="When a failed attempt is tried again, and how often: a list of waits, the same wait each "
+    "time (base), or base and then factor times longer each time, up to cap.",
     make=RetryPolicy,
+    take=_take_retry,
     keys=(
+        Key(
+            name="kind",
+            kind=Choice(("exponential", "fixed", "list")),
+            default="exponential",
+            doc="how the waits grow; list takes them from delays",
+        ),
+        Key(
+            name="delays",
+            kind=ListOf(duration(least="0s"), min_items=1),
+            field="delays_seconds",
+            doc="of a list: the waits, one by one; the last one stands for all that follow",
+        ),
         Key(
             name="attempts",
             kind=Number(1, 10_000),
             default=8,
-            doc="how often in all; after the last the job is dead",
+            doc="how often in all; after the last the job is dead; beside delays and left out: "
+            "one more than they are",
         ),
         Key(
             name="base",
@@ -302,7 +324,7 @@ RETRY = Section(
             kind=duration(),
             default="10m",
             field="cap_seconds",
-            doc="longest wait",
+            doc="longest wait; left out beside delays or a fixed base: the longest of those",
         ),
         Key(
             name="jitter",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from gateway.backoff import RetryPolicy, delay_seconds
 
 policies = st.builds(
     RetryPolicy,
+    kind=st.sampled_from(["exponential", "fixed", "list"]),
+    delays_seconds=st.lists(st.floats(0.0, 1e7), max_size=5).map(tuple),
     base_seconds=st.floats(0.0, 1e6),
     factor=st.floats(1.0, 1e300),
     cap_seconds=st.floats(0.0, 1e7),
@@ -53,6 +56,20 @@ def test_a_wish_that_is_no_delay_changes_nothing(
 def test_the_curve_doubles_up_to_the_cap(attempt: int, expected: float) -> None:
     policy = RetryPolicy(base_seconds=1.0, factor=2.0, cap_seconds=600.0, jitter="none")
     assert delay_seconds(policy, attempt, random=Random(1)) == expected
+
+
+def test_a_fixed_wait_stays_the_same() -> None:
+    policy = RetryPolicy(kind="fixed", base_seconds=30.0, jitter="none")
+    waits = [delay_seconds(policy, attempt, random=Random(1)) for attempt in (1, 2, 50)]
+    assert waits == [30.0, 30.0, 30.0]
+
+
+def test_a_list_is_followed_and_its_last_wait_stands_for_the_rest() -> None:
+    policy = RetryPolicy(kind="list", delays_seconds=(1.0, 10.0, 300.0), jitter="none")
+    waits = [delay_seconds(policy, attempt, random=Random(1)) for attempt in (1, 2, 3, 4, 99)]
+    assert waits == [1.0, 10.0, 300.0, 300.0, 300.0]
+    spread = msgspec.structs.replace(policy, jitter="equal")
+    assert all(5.0 <= delay_seconds(spread, 2, random=Random(seed)) <= 10.0 for seed in range(100))
 
 
 def test_a_slow_factor_reaches_its_cap_too() -> None:

@@ -130,6 +130,69 @@ def test_strange_texts_survive_being_shown(tmp_path: Path) -> None:
     assert config.routes[0].retry == RetryPolicy(attempts=2, base_seconds=90.0, cap_seconds=3600.0)
 
 
+RETRIES = """
+    [vendors.a.webhook]
+    verify = "none"
+    [vendors.b.api]
+    base_url = "https://b.example"
+    retry = {vendor}
+    [[routes]]
+    name = "r"
+    from = "a"
+    call = "POST b:/x"
+    retry = {route}
+"""
+
+
+@pytest.mark.parametrize(
+    ("vendor", "route", "expected"),
+    [
+        (
+            "{ kind = 'list', delays = ['1s', '2h', '5m'] }",
+            "{ jitter = 'none' }",
+            RetryPolicy(
+                kind="list",
+                delays_seconds=(1.0, 7200.0, 300.0),
+                attempts=4,
+                cap_seconds=7200.0,
+                jitter="none",
+            ),
+        ),
+        (
+            "{ attempts = 20, cap = '1m', base = '2s' }",
+            "{ kind = 'list', delays = ['5m'] }",
+            RetryPolicy(
+                kind="list",
+                delays_seconds=(300.0,),
+                attempts=2,
+                cap_seconds=300.0,
+                base_seconds=2.0,
+            ),
+        ),
+        (
+            "{ kind = 'list', delays = ['1s'], attempts = 9 }",
+            "{ kind = 'fixed', base = '1h' }",
+            RetryPolicy(
+                kind="fixed",
+                delays_seconds=(1.0,),
+                attempts=9,
+                base_seconds=3600.0,
+                cap_seconds=3600.0,
+            ),
+        ),
+        ("{ kind = 'fixed', base = '1h' }", "{ kind = 'exponential', cap = '2h' }", None),
+    ],
+)
+def test_a_routes_policy_is_its_vendors_with_some_keys_changed(
+    vendor: str, route: str, expected: RetryPolicy | None, tmp_path: Path
+) -> None:
+    text = RETRIES.replace("{vendor}", vendor).replace("{route}", route)
+    config = load_text(text, tmp_path)
+    if expected is not None:
+        assert config.routes[0].retry == expected
+    assert load_text(show.render(config), tmp_path) == config
+
+
 def test_an_overridden_preset_keeps_the_rest_of_it(tmp_path: Path) -> None:
     text = """
         [vendors.a.webhook]
