@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from random import Random
@@ -51,6 +52,14 @@ from gateway.webhooks.extract import UNDECODED
 log = get_logger("gateway.worker")
 
 MAX_ERROR_CHARS = 2000
+MAX_DELAY_SECONDS = 366 * 86400.0  # of what a handler wishes
+SHORT_WAIT_SECONDS = 5.0  # for which a handler's call waits in its place for a parked vendor
+MAX_PARKED_SECONDS = 30.0  # after which its job looks again; a paused lane knows no end
+
+# A job that lost this many nodes may be what kills them: from then on its attempts run alone and
+# are known to the database before they begin, so that it counts a death against no other job.
+# Calls are made by our own code, which kills nothing easily; a handler might.
+SUSPICIOUS_RESCUES = {"handler": 2, "call": 8}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -97,6 +106,7 @@ class Worker:
         self._random = random
         self._handler_timeout_seconds = handler_timeout_seconds
         self._excerpt_bytes = excerpt_bytes
+        self._suspect: Job | None = None  # the one suspicious job that executes
 
     async def run_attempt(self, job: Job) -> None:
         """Execute *job* once and have the outcome settled. Raises nothing but CancelledError.
@@ -105,24 +115,43 @@ class Worker:
         """
         started_at = datetime.now(UTC)
         loop = asyncio.get_running_loop()
-        self._ready.executing[job.id] = Execution(job, started_at, loop.time())
+        execution = Execution(job, started_at, loop.time())
+        self._ready.executing[job.id] = execution
         began = perf_counter()
+        outcome: Outcome
         exchange: Exchange | None = None
         route = self._router.route(job.route)
         try:
-            if job.rescues and not await self._mark_started(job, started_at):
-                return
-            outcome, exchange = await self._execute(job, route)
+            suspicious = job.rescues >= SUSPICIOUS_RESCUES.get(job.kind, 1)
+            if suspicious and self._suspect is not None:
+                seconds = self._random.uniform(0.5, 2.0)
+                outcome = Snooze(seconds, "waits to run alone, since nodes died while holding it")
+            else:
+                if suspicious:
+                    self._suspect = job
+                    if not await self._mark_started(job, started_at):
+                        return
+                outcome, exchange = await self._execute(job, route)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # What the handler waited for was cancelled, not the attempt.
+            outcome = Retry("CancelledError: the handler awaited what had been cancelled")
         except DatabaseUnavailable:
             # Nothing was attempted: the body could not be read, or the start not be written.
             outcome = Snooze(1.0, "the database was away")
         except CallFailed as failure:
             outcome = Retry(str(failure))
-        except Exception as error:  # the door: whatever a handler does, it ends here
+        except (Exception, SystemExit) as error:  # the door: whatever a handler does ends here
             log.warning("attempt_raised", job_id=str(job.id), route=job.route, exc_info=error)
             outcome = Retry(f"{type(error).__name__}: {error}")
         finally:
-            del self._ready.executing[job.id]
+            if self._suspect is job:
+                self._suspect = None
+            # A handler may outlast the loss of its lease, while the job is here once more.
+            if self._ready.executing.get(job.id) is execution:
+                del self._ready.executing[job.id]
         duration_ms = (perf_counter() - began) * 1000.0
         self._settle(job, route, outcome, exchange, started_at, duration_ms)
 
@@ -199,6 +228,13 @@ class Worker:
         if breaker is not None and not breaker.allow():
             wait = max(1.0, breaker.delay())
             raise CallUnsuccessful(Snooze(wait, f"the breaker of {vendor} is open"), None)
+        while (wait := self._ready.lanes[vendor].idle_seconds()) > 0:
+            if wait > SHORT_WAIT_SECONDS:
+                wait = min(wait, MAX_PARKED_SECONDS)
+                raise CallUnsuccessful(
+                    Snooze(wait, f"{vendor} is paused or asked for patience"), None
+                )
+            await asyncio.sleep(wait)
         await self._limiters[vendor].acquire()
         return await self.send(client, call)
 
@@ -237,7 +273,7 @@ class Worker:
             case None:
                 return Completed(), context.exchange
             case Completed() | Retry() | Snooze() | Cancel() | Dead():
-                return returned, context.exchange
+                return _checked(returned, route.route.handler), context.exchange
             case other:
                 return Dead(
                     f"handler {route.route.handler} returned {type(other).__name__}, expected"
@@ -492,6 +528,30 @@ def load_handlers(references: Mapping[str, str]) -> dict[str, Handler]:
     if faults:
         raise ConfigInvalid("handlers", faults)
     return handlers
+
+
+def _checked(outcome: Outcome, handler: str | None) -> Outcome:
+    """Return *outcome* with fields that can be stored, or a Dead that says why there is none.
+
+    A struct takes whatever a handler puts into it; the database would not.
+    """
+    match outcome:
+        case Retry(reason, None):
+            return Retry(str(reason))
+        case Retry(reason, int() | float() as seconds) if math.isfinite(seconds):
+            return Retry(str(reason), min(seconds, MAX_DELAY_SECONDS))
+        case Snooze(int() | float() as seconds, reason) if math.isfinite(seconds):
+            return Snooze(min(seconds, MAX_DELAY_SECONDS), str(reason))
+        case Retry() | Snooze():
+            return Dead(f"handler {handler} returned {outcome!r:.200}, expected finite seconds")
+        case Cancel(reason):
+            return Cancel(str(reason))
+        case Dead(reason):
+            return Dead(str(reason))
+        case Completed():
+            return outcome
+        case _:
+            assert_never(outcome)
 
 
 def _clean(text: str) -> str:

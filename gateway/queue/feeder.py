@@ -41,6 +41,7 @@ class Feeder:
         # Held while a claim is in flight: the heartbeat must not raise the floor past its jobs.
         self.claiming = asyncio.Lock()
         self._stopping = False
+        self._stopped = asyncio.Event()
 
     async def run(self) -> None:
         """Feed until :meth:`stop`."""
@@ -51,7 +52,7 @@ class Feeder:
                 log.warning("feeder_waits", error=str(error))
                 self._ready.suspect_strays()
                 await asyncio.sleep(0.2)
-                await self._db.wait_up()
+                await self._up_or_stopped()
                 continue
             if not again:
                 await self._sleep()
@@ -59,7 +60,17 @@ class Feeder:
     def stop(self) -> None:
         """Claim nothing more."""
         self._stopping = True
+        self._stopped.set()
         self._ready.wake.set()
+
+    async def _up_or_stopped(self) -> None:
+        """Wait for the database, but not in a drain: it may stay away for long."""
+        waits = [asyncio.ensure_future(act) for act in (self._db.wait_up(), self._stopped.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _sleep(self) -> None:
         try:

@@ -88,8 +88,9 @@ class ReadyQueue:
 
     def forget(self, job: Job) -> None:
         """Let go of *job*: it is settled, released, or was never committed."""
-        if self.held.pop(job.id, None) is None:
-            return
+        if self.held.get(job.id) is not job:
+            return  # let go of before; under its id there may be a later claim of it by now
+        del self.held[job.id]
         self.lanes[job.vendor].held -= 1
         if job.event is not None and job.event.body is not None:
             self._body_bytes -= len(job.event.body)

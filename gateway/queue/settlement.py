@@ -37,6 +37,7 @@ class SettlementDesk:
 
     async def _flush(self, batch: list[Settled]) -> list[None]:
         doubtful = False  # an earlier try may have been committed: a mismatch proves nothing then
+        plain = False
         while True:
             try:
                 began = perf_counter()
@@ -53,7 +54,10 @@ class SettlementDesk:
             except Exception:
                 if len(batch) == 1:
                     log.exception("settle_refused", job_id=str(batch[0].job.id))
-                    batch = [_plain(batch[0])]
+                    if plain:
+                        # Others wait. The job stays held, and running, until this node ends.
+                        return [None]
+                    batch, plain = [_plain(batch[0])], True
                     continue
                 log.exception("batch_split", rows=len(batch))
                 for item in batch:
