@@ -121,7 +121,9 @@ class _Demo:
             click.echo(f"It runs; its log is in {_near(self.log_path)}.", err=True)
             with _progress() as show:
                 await _run_traffic(sending, db, since, show)
-            self._report(await report.find(db, since), sending, stand_in)
+            findings = await report.find(db, since)
+            ends_now = end is not None and end <= loop.time()
+            self._report(findings, sending, stand_in, ends_now=ends_now)
             if end is None:
                 click.echo("\nThe gateway goes on until Ctrl-C.", err=True)
                 await asyncio.Event().wait()
@@ -131,12 +133,19 @@ class _Demo:
         finally:
             self._service.stop()
 
-    def _report(self, findings: report.Findings, sending: Sending, stand_in: StandIn) -> None:
+    def _report(
+        self,
+        findings: report.Findings,
+        sending: Sending,
+        stand_in: StandIn,
+        *,
+        ends_now: bool,
+    ) -> None:
         click.echo()
         for line in report.render(findings, sending, stand_in):
             click.echo(line)
         click.echo()
-        for line in _where_to_look(self._config, self._service, findings, self._seconds == 0):
+        for line in _where_to_look(self._config, self._service, findings, ended=ends_now):
             click.echo(line)
         sys.stdout.flush()
         for surprise in sending.surprises:
@@ -256,7 +265,7 @@ def _log_file(config: Config) -> Iterator[Path]:
 
 
 def _where_to_look(
-    config: Config, service: Service, findings: report.Findings, ended: bool
+    config: Config, service: Service, findings: report.Findings, *, ended: bool
 ) -> Iterator[str]:
     command = _own_command()
     option = (
@@ -274,11 +283,17 @@ def _where_to_look(
         yield "Where to look next, from another terminal"
     yield f"  {command} jobs list --state dead{option}"
     yield f"  {command} jobs show {dead}{option}"
-    yield f"  {command} send {sender}{option}"
+    yield f"  {command} send {sender}{_example_body(config, sender)}{option}"
     yield f"  {command} psql{option}"
     yield f"  curl -s {admin}/readyz"
     yield f"  curl -si {public}/webhooks/{sender} -d '{{}}'   # unsigned, so refused"
     yield f"  {admin}/   # the dashboard, in a browser"
+
+
+def _example_body(config: Config, sender: str) -> str:
+    """Return the option that sends an event which the shipped routes can do something with."""
+    example = config.source.parent / "docs" / "demo" / "order.json"
+    return f" --body {_near(example)}" if sender == "shop" and example.exists() else ""
 
 
 def _own_command() -> str:

@@ -71,8 +71,8 @@ class StandIn:
                 await self.close()
                 raise GatewayError(
                     f"the stand-in vendor cannot listen on {address.host}:{address.port}:"
-                    f" {os.strerror(error.errno or 0)}; stop whoever has that port, or change the port in the"
-                    " base_url of the vendors that are called"
+                    f" {os.strerror(error.errno or 0)}; stop whoever has that port, or change"
+                    " the port in the base_url of the vendors that are called"
                 ) from error
             self._servers.append(server)
         return self

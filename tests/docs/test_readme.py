@@ -73,6 +73,7 @@ def test_every_command_and_option_exists(page: str, words: list[str]) -> None:
         command = found[0]  # type: ignore[assignment]
     if command.name == "psql":
         return  # the rest is psql's own
+    assert all((ROOT / word).exists() for word in rest if word.startswith("docs/"))
     known = {"--help"} | {name for option in command.params for name in option.opts}
     assert {word.partition("=")[0] for word in rest if word.startswith("-")} <= known
 
