@@ -29,6 +29,9 @@ EVENT_NAMES: Final = frozenset(
 JOB_NAMES: Final = EVENT_NAMES | {"job_id", "attempt"}
 """Known while a job runs, and so in ``call``, ``headers`` and ``body``."""
 
+RESPONSE_NAMES: Final = frozenset({"response", "status", "headers"})
+"""Known once a vendor has answered, and so in ``fail_when`` and ``retry_when``."""
+
 MISSING: Final = missing
 """A context's value for a name that has none, such as the event of a body that is no JSON."""
 

@@ -241,7 +241,8 @@ def _check(
         place = match.start() + 1 if (match := re.search(rf"\b{name}\b", text)) else 1
         raise ExpressionInvalid(
             f"{shown(text)}: unknown name {name!r} at character {place}; "
-            f"{did_you_mean(name, names)} (a field of the body is event.{name})"
+            f"{did_you_mean(name, names)} "
+            f"(a field of the body is {'event' if 'event' in names else 'response'}.{name})"
         )
     return used
 

@@ -42,7 +42,7 @@ from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
 from gateway.vendors.breaker import CircuitBreaker
 from gateway.vendors.calls import Call, CallFailed, Reply
-from gateway.vendors.classify import classify
+from gateway.vendors.classify import Rules, classify, rules_of
 from gateway.vendors.client import VendorClient
 from gateway.vendors.limits import StrictLimiter
 from gateway.vendors.redact import describe_reply, describe_request
@@ -106,6 +106,7 @@ class Worker:
         self._random = random
         self._handler_timeout_seconds = handler_timeout_seconds
         self._excerpt_bytes = excerpt_bytes
+        self._rules: dict[str, Rules] = {}  # by route, once it has called
         self._suspect: Job | None = None  # the one suspicious job that executes
 
     async def run_attempt(self, job: Job) -> None:
@@ -198,19 +199,26 @@ class Worker:
             correlation_id=job.correlation_id,
             traceparent=event.traceparent,
         )
-        outcome, reply = await self.send(client, call)
+        outcome, reply = await self.send(client, call, self._rules_of(client, route))
         return outcome, self.exchange(client, call, reply, raw=spec.body is event.body)
 
+    def _rules_of(self, client: VendorClient, route: CompiledRoute) -> Rules:
+        name = route.route.name
+        rules = self._rules.get(name)
+        if rules is None:
+            rules = self._rules[name] = rules_of(client.api, route.route)
+        return rules
+
     async def send(
-        self, client: VendorClient, call: Call
+        self, client: VendorClient, call: Call, rules: Rules
     ) -> tuple[Completed | Retry | Dead, Reply | None]:
         """Make one call and judge its answer; a vendor that asks for patience parks its lane."""
         reply: Reply | None = None
         try:
             reply = await client.send(call)
-            outcome = classify(client.api, reply)
+            outcome = classify(rules, reply)
         except CallFailed as failure:
-            outcome = classify(client.api, failure)
+            outcome = classify(rules, failure)
         vendor = client.api.vendor
         if isinstance(outcome, Retry) and outcome.after_seconds:
             self._ready.lanes[vendor].park(outcome.after_seconds)
@@ -236,7 +244,7 @@ class Worker:
                 )
             await asyncio.sleep(wait)
         await self._limiters[vendor].acquire()
-        return await self.send(client, call)
+        return await self.send(client, call, client.rules)
 
     def exchange(
         self, client: VendorClient, call: Call, reply: Reply | None, *, raw: bool = False

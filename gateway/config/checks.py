@@ -18,6 +18,10 @@ from gateway.config.walker import Values
 from gateway.webhooks.codec import decode_key
 from gateway.webhooks.scheme import Scheme
 
+_OF_CALLS = frozenset(
+    {"body", "headers", "retry_on", "success", "fail_when", "retry_when"}
+)  # what a handler decides itself
+
 
 def check_all(root: Values) -> None:
     """Report every fault between the values of *root*."""
@@ -108,13 +112,18 @@ def _check_api(api: Values) -> None:
     sign = auth.get("sign", {})
     if "scheme" in sign and "secret" in sign:
         _check_key(sign["scheme"], sign["secret"], sign.place.at("secret"))
-    for item in sorted(set(api.get("success", ())) & set(api.get("retry_on", ()))):
-        api.place.at("success" if "success" in api.given else "retry_on").fault(
+    _check_verdicts(api, {})
+    if "retry" in api:
+        check_retry(api["retry"], {})
+
+
+def _check_verdicts(values: Values, inherited: Mapping[str, Any]) -> None:
+    both = {**inherited, **values}
+    for item in sorted(set(both.get("success", ())) & set(both.get("retry_on", ()))):
+        values.place.at("success" if "success" in values.given else "retry_on").fault(
             f'"{item}" is in both success and retry_on',
             "an answer either completes a job or is tried again",
         )
-    if "retry" in api:
-        check_retry(api["retry"], {})
 
 
 def _check_reach(base_url: str, api: Values) -> None:
@@ -159,12 +168,14 @@ def _check_route(route: Values, vendors: Mapping[str, Values]) -> None:
     elif "lane" in route and route["lane"] != "local":
         _check_has(route["lane"], "api", vendors, route.place.at("lane"))
     if acts == {"handler"}:
-        for key in sorted(route.given & {"body", "headers"}):
+        for key in sorted(route.given & _OF_CALLS):
             route.place.at(key).fault("belongs to call, not to handler", "leave it out")
     if route.get("on_dead") == "block" and "ordering_key" not in route.given:
         route.place.at("on_dead").warn("has no effect without ordering_key")
     if "retry" in route:
-        check_retry(route["retry"], _lane_retry(route, vendors))
+        check_retry(route["retry"], _lane_api(route, vendors).get("retry", {}))
+    if route.given & {"success", "retry_on"} and "call" in route:
+        _check_verdicts(route, _lane_api(route, vendors))
 
 
 def _check_has(name: str, part: str, vendors: Mapping[str, Values], place: Place) -> None:
@@ -180,9 +191,9 @@ def _check_has(name: str, part: str, vendors: Mapping[str, Values], place: Place
         )
 
 
-def _lane_retry(route: Values, vendors: Mapping[str, Values]) -> Mapping[str, Any]:
+def _lane_api(route: Values, vendors: Mapping[str, Values]) -> Mapping[str, Any]:
     lane = call_target(route["call"]).vendor if "call" in route else route.get("lane", "local")
-    retry: Mapping[str, Any] = {}
+    api: Mapping[str, Any] = {}
     if lane in vendors and "api" in vendors[lane]:
-        retry = vendors[lane]["api"].get("retry", {})
-    return retry
+        api = vendors[lane]["api"]
+    return api

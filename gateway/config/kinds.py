@@ -13,7 +13,7 @@ from gateway.config.model import Secret
 from gateway.config.place import BAD, Place, echo, nearest, type_text
 from gateway.config.walker import Kind
 from gateway.errors import ExpressionInvalid
-from gateway.expressions import EVENT_NAMES, JOB_NAMES, Expression, Template
+from gateway.expressions import EVENT_NAMES, JOB_NAMES, RESPONSE_NAMES, Expression, Template
 
 
 @dataclass(frozen=True)
@@ -92,17 +92,22 @@ def size(*, least: int = 1, most: int = 1 << 30) -> Text:
     )
 
 
-def expression() -> Text:
-    """Return the kind of a condition over the event; read as its text, which compiles."""
+def expression(*, names: frozenset[str] = EVENT_NAMES, example: str = "event.amount > 0") -> Text:
+    """Return the kind of a condition over *names*; read as its text, which compiles."""
 
     def parse(text: str) -> str:
         try:
-            Expression.compile(text)
+            Expression.compile(text, names=names)
         except ExpressionInvalid as error:
             raise ValueError(str(error)) from None
         return text
 
-    return Text("expression", parse, expected='an expression such as "event.amount > 0"')
+    return Text("expression", parse, expected=f'an expression such as "{example}"')
+
+
+def response_expression() -> Text:
+    """Return the kind of a condition over a vendor's answer."""
+    return expression(names=RESPONSE_NAMES, example="response.ok == false")
 
 
 def template(

@@ -170,9 +170,12 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
     retry: RetryPolicy = RetryPolicy()
     retry_on: tuple[str, ...] = ("timeout", "connect", "429", "5xx")
     success: tuple[str, ...] = ("2xx",)
+    fail_when: str | None = None  # an expression over the answer
+    retry_when: str | None = None
     breaker: Breaker | None = None
     idempotency_header: str = "Idempotency-Key"
     allow_private: bool = False
+    max_reply_bytes: int = 64 << 10  # kept of an answer's body
 
 
 class Vendor(msgspec.Struct, frozen=True, kw_only=True):
@@ -199,7 +202,11 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     ordering_key: str | None = None
     on_dead: Literal["continue", "block"] = "continue"
     delay_seconds: float = 0.0
-    retry: RetryPolicy | None = None  # None: the called vendor's
+    retry: RetryPolicy | None = None  # None: the called vendor's, and so for the next four
+    retry_on: tuple[str, ...] | None = None
+    success: tuple[str, ...] | None = None
+    fail_when: str | None = None
+    retry_when: str | None = None
 
     @property
     def kind(self) -> str:

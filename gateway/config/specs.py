@@ -24,6 +24,7 @@ from gateway.config.kinds import (
     duration,
     expression,
     intake_template,
+    response_expression,
     size,
     template,
 )
@@ -58,6 +59,7 @@ _ADDRESS = Text("address", values.address, values.address_text, expected='"127.0
 _HEADER_NAME = Text("header name", values.header_name)
 _STATUSES = ListOf(Text("status", values.status, pattern="^[2-5](xx|[0-9]{2})$"), min_items=1)
 _RETRY_REASONS = ListOf(Text("status", values.retry_reason, expected='"timeout", "429" or "5xx"'))
+_VENDORS = "the called vendor's"
 _VENDOR_NAME_PATTERN = f"^{values.VENDOR_NAME_PATTERN}$"
 
 GATEWAY = Section(
@@ -505,6 +507,17 @@ API = Section(
             doc="what is tried again; everything else that is no success is dead at once",
         ),
         Key(name="success", kind=_STATUSES, default=["2xx"], doc="answers that complete a job"),
+        Key(
+            name="fail_when",
+            kind=response_expression(),
+            doc="what makes a failure of such an answer: an expression over response (the decoded "
+            "body), status and headers; dead at once, unless retry_when holds too",
+        ),
+        Key(
+            name="retry_when",
+            kind=response_expression(),
+            doc="what makes any answer one to try again, whatever its status",
+        ),
         Key(name="breaker", kind=Table(BREAKER), doc="stops calling a vendor that only fails"),
         Key(
             name="idempotency_header",
@@ -518,6 +531,13 @@ API = Section(
             default=False,
             doc="whether loopback and private addresses may be called; "
             "metadata and link-local ones never are",
+        ),
+        Key(
+            name="max_reply",
+            kind=size(least=1, most=16 << 20),
+            default="64KiB",
+            field="max_reply_bytes",
+            doc="how much of an answer's body is read, for fail_when, excerpts and handlers",
         ),
     ),
 )
@@ -618,6 +638,20 @@ ROUTE = Section(
             kind=Table(ROUTE_RETRY),
             unset="the called vendor's",
             doc="the route's own retry policy",
+        ),
+        Key(name="retry_on", kind=_RETRY_REASONS, unset=_VENDORS, doc="what is tried again"),
+        Key(name="success", kind=_STATUSES, unset=_VENDORS, doc="answers that complete a job"),
+        Key(
+            name="fail_when",
+            kind=response_expression(),
+            unset=_VENDORS,
+            doc="what makes a failure of such an answer",
+        ),
+        Key(
+            name="retry_when",
+            kind=response_expression(),
+            unset=_VENDORS,
+            doc="what makes any answer one to try again",
         ),
     ),
 )

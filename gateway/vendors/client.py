@@ -22,7 +22,7 @@ from yarl import URL
 from gateway.errors import ConfigInvalid, Fault
 from gateway.vendors.auth import authorization_for
 from gateway.vendors.calls import Call, CallFailed, Reply
-from gateway.vendors.classify import retry_after_seconds
+from gateway.vendors.classify import retry_after_seconds, rules_of
 from gateway.vendors.guard import AddressRefused, socket_factory
 from gateway.vendors.quota import quota_of
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gateway.config.model import Api
     from gateway.vendors.limits import StrictLimiter
 
-MAX_REPLY_BYTES = 64 << 10  # kept
+_MAX_GRANT_BYTES = 64 << 10  # of a token endpoint's answer
 _DRAIN_BYTES = 1 << 20  # read, so that the connection can be used again; beyond it is closed
 _MAX_HEADERS = 64
 _MAX_HEADER_CHARS = 2048
@@ -57,6 +57,7 @@ _TRACEPARENT = re.compile(
 class VendorClient:
     """The one way to a vendor. Start it on the loop it shall run on; close it when all is done.
 
+    ``rules`` are those by which its answers are judged, where a route has none of its own.
     With a *limiter*, each request takes its turn there, at the latest when it is written.
     *tls_context* replaces the system's trust: a private CA, a client certificate.
     """
@@ -68,15 +69,15 @@ class VendorClient:
         user_agent: str,
         limiter: StrictLimiter | None = None,
         tls_context: tls.SSLContext | None = None,
-        max_reply_bytes: int = MAX_REPLY_BYTES,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.api = api
+        self.rules = rules_of(api)
         self._base = _base_of(api)
         self._origin = str(URL(self._base).origin())
         self._limiter = limiter
         self._tls = tls_context
-        self._max_reply_bytes = max_reply_bytes
+        self._max_reply_bytes = api.max_reply_bytes
         self._now = now
         self._authorization = authorization_for(api, post=self._post, now=now)
         self._headers = {
@@ -205,7 +206,7 @@ class VendorClient:
             async with self._token_session.post(
                 url, data=form, headers=headers, timeout=self._timeout, allow_redirects=False
             ) as response:
-                body, _ = await _read(response, MAX_REPLY_BYTES)
+                body, _ = await _read(response, _MAX_GRANT_BYTES)
                 return response.status, body
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             origin = str(URL(url).origin())
@@ -272,7 +273,7 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bo
         if size < limit:
             kept.append(chunk[: limit - size])
         size += len(chunk)
-        if size > _DRAIN_BYTES:
+        if size > max(limit, _DRAIN_BYTES):
             response.close()
             break
     return b"".join(kept), size <= limit

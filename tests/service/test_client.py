@@ -16,11 +16,12 @@ import pytest
 from gateway.config.model import Api, BasicAuth, BearerAuth, HeaderAuth, Rate, Secret, SignAuth
 from gateway.errors import ConfigInvalid
 from gateway.vendors.calls import Call, CallFailed, Reply
-from gateway.vendors.client import MAX_REPLY_BYTES, VendorClient
+from gateway.vendors.client import VendorClient
 from gateway.vendors.limits import StrictLimiter
 from gateway.webhooks.presets import PRESETS
 from gateway.webhooks.verify import SignedRequest, Verifier
 
+MAX_REPLY_BYTES = 64 << 10
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -335,6 +336,15 @@ async def test_more_than_the_bound_is_cut_and_the_connection_kept(vendor: Script
             assert reply.body == body[:MAX_REPLY_BYTES]
             assert not reply.body_complete
     assert vendor.connections == 1
+
+
+async def test_a_vendor_may_be_read_further(vendor: ScriptedVendor) -> None:
+    body = b"z" * (3 << 20)
+    vendor.answer = says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+    reply = await send(api(vendor.url, max_reply_bytes=4 << 20))
+    assert (len(reply.body), reply.body_complete) == (3 << 20, True)
+    reply = await send(api(vendor.url, max_reply_bytes=10))
+    assert (reply.body, reply.body_complete) == (b"z" * 10, False)
 
 
 async def test_an_answer_of_64_mib_costs_neither_memory_nor_time(vendor: ScriptedVendor) -> None:
