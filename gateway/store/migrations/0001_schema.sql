@@ -220,8 +220,9 @@ BEGIN
     IF to_regclass(format('gateway.%I', name)) IS NOT NULL THEN
         RETURN false;
     END IF;
-    -- One maker at a time; the others find the partition made.
-    PERFORM pg_advisory_xact_lock(7305808869232150017);
+    -- One maker at a time; the others find the partition made. Not an advisory lock: only after
+    -- locking a table does a session look at the catalogue afresh.
+    LOCK TABLE gateway.sealed_days IN SHARE UPDATE EXCLUSIVE MODE;
     IF to_regclass(format('gateway.%I', name)) IS NOT NULL THEN
         RETURN false;
     END IF;
