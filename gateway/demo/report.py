@@ -122,7 +122,7 @@ def _webhooks(findings: Findings, sending: Sending) -> list[tuple[str, str]]:
         ("forgeries refused", f"{refused:,} (answered 401)"),
     ]
     if sending.tries_again:
-        lines.append(("sent again", f"{sending.tries_again:,} (after a 429 or 503)"))
+        lines.append(("sent again", f"{sending.tries_again:,} (after a 429, a 503 or no answer)"))
     if sending.accept_seconds:
         p50, p99 = _percentiles(sending.accept_seconds)
         lines.append(("until the 202", f"p50 {p50}, p99 {p99}, COMMIT included"))

@@ -39,7 +39,7 @@ class Sending:
         self.planned = len(deliveries)
         self.sent = 0
         self.jobs = 0  # that the gateway said it made
-        self.tries_again = 0  # after 429 and 503
+        self.tries_again = 0  # after 429, 503, or no answer
         self.answers: Counter[tuple[Meant, int]] = Counter()
         self.accept_seconds: list[float] = []  # from a request to its 202
         self.seconds = 0.0
@@ -72,14 +72,20 @@ class Sending:
             await connection.close()
 
     async def _send(self, connection: _Connection, delivery: Delivery) -> None:
-        for _ in range(TRIES):
-            headers = delivery.headers(time.time())
+        path = f"/webhooks/{delivery.sender.vendor}"
+        for tries_left in reversed(range(TRIES)):
             began = time.perf_counter()
-            status, retry_after, body = await connection.post(
-                f"/webhooks/{delivery.sender.vendor}", headers, delivery.body
-            )
-            if status not in (429, 503):
-                break
+            try:
+                status, retry_after, body = await connection.post(
+                    path, delivery.headers(time.time()), delivery.body
+                )
+            except GatewayError:
+                if not tries_left:
+                    raise
+                retry_after = 1.0
+            else:
+                if status not in (429, 503) or not tries_left:
+                    break
             self.tries_again += 1
             await asyncio.sleep(min(MAX_WAIT_SECONDS, retry_after))
         if status == 202:
@@ -120,6 +126,7 @@ class _Connection:
                 self._writer.write(request)
                 return await self._answer()
         except (OSError, EOFError, TimeoutError) as error:
+            await self.close()
             raise GatewayError(
                 f"the gateway gave no answer on {self._host}:{self._port}:"
                 f" {error or type(error).__name__}"
