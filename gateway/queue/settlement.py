@@ -16,6 +16,8 @@ from gateway.telemetry.metrics import Metrics
 
 log = get_logger("gateway.settlement")
 
+LINGER_SECONDS = 0.01
+
 
 class SettlementDesk:
     """Takes outcomes and writes them, fenced. While the database is away they wait here."""
@@ -26,7 +28,7 @@ class SettlementDesk:
         self.node = node
         self._metrics = metrics
         self._batches: GroupCommit[Settled, None] = GroupCommit(
-            self._flush, max_rows=512, weigh=_excerpt_bytes
+            self._flush, max_rows=512, weigh=_excerpt_bytes, linger_seconds=LINGER_SECONDS
         )
         self.run = self._batches.run
         self.finish = self._batches.finish

@@ -25,6 +25,10 @@ class GroupCommit(Generic[Item, Result]):
     item's size in bytes, so that a batch stays bounded in memory as well as in rows. With a
     *patience*, a submitter waits no longer than about that many seconds: its future then raises
     what *impatience* returns, and the item is dropped unless its flush has begun.
+
+    With a *linger*, flushes begin at least that many seconds apart unless a quarter of a full batch
+    waits: for what nobody waits for, fewer and larger batches cost less. The first item after a
+    pause is still flushed at once.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class GroupCommit(Generic[Item, Result]):
         weigh: Callable[[Item], int] | None = None,
         patience_seconds: float | None = None,
         impatience: Callable[[], Exception] = TimeoutError,
+        linger_seconds: float = 0.0,
     ) -> None:
         self._flush = flush
         self._max_rows = max_rows
@@ -43,10 +48,12 @@ class GroupCommit(Generic[Item, Result]):
         self._weigh = weigh
         self._patience_seconds = patience_seconds
         self._impatience = impatience
+        self._linger_seconds = linger_seconds
         self._waiting: list[_Entry[Item, Result]] = []
         self._flushing: list[_Entry[Item, Result]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
+        self._wake_at = 1  # how many must wait for the flusher to be woken
         self._closed = False
 
     def __len__(self) -> int:
@@ -57,7 +64,8 @@ class GroupCommit(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future, loop.time()))
-        self._wake.set()
+        if len(self._waiting) >= self._wake_at:
+            self._wake.set()
         # One timer for all who wait, not one for each: this is the hottest path there is.
         if self._timer is None and self._patience_seconds is not None:
             self._timer = loop.call_later(self._patience_seconds / 4, self._expire)
@@ -72,14 +80,29 @@ class GroupCommit(Generic[Item, Result]):
                 self._wake.clear()
                 await self._wake.wait()
                 continue
+            began = asyncio.get_running_loop().time()
             self._flushing = self._next_batch()
             await self._flush_one(self._flushing)
             self._flushing = []
+            if self._linger_seconds:
+                await self._linger(began + self._linger_seconds)
 
     def finish(self) -> None:
         """Let :meth:`run` return once everything submitted has been flushed."""
         self._closed = True
         self._wake.set()
+
+    async def _linger(self, until: float) -> None:
+        """Sleep until then, or until enough waits, or nothing more will come."""
+        loop = asyncio.get_running_loop()
+        rest = until - loop.time()
+        self._wake_at = self._max_rows // 4
+        if rest > 0 and not self._closed and len(self._waiting) < self._wake_at:
+            self._wake.clear()
+            timer = loop.call_later(rest, self._wake.set)
+            await self._wake.wait()
+            timer.cancel()
+        self._wake_at = 1
 
     def _next_batch(self) -> list[_Entry[Item, Result]]:
         end = min(len(self._waiting), self._max_rows)
