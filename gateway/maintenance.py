@@ -273,6 +273,8 @@ class Guardian:
                     await self._db.probe()
                 except DatabaseUnavailable:
                     await asyncio.sleep(PROBE_SECONDS)
+            # Once more from here: a backend that lost us may commit until its statement times out.
+            self._ready.suspect_strays()
             log.info("database_back")
 
 

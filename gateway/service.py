@@ -10,7 +10,7 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import Random
@@ -47,7 +47,13 @@ from gateway.vendors.limits import StrictLimiter
 from gateway.web.admin import admin_app
 from gateway.web.figures import AdminDeps
 from gateway.web.intake import Intake, open_doors
-from gateway.web.server import Listener, admin_listener, public_listener
+from gateway.web.server import (
+    CLOSING_SECONDS,
+    Listener,
+    admin_listener,
+    drained,
+    public_listener,
+)
 from gateway.worker import Worker, load_handlers
 
 log = get_logger("gateway.service")
@@ -76,6 +82,11 @@ class Service:
             vendors=config.vendors,
             routes=(route.name for route in config.routes),
         )
+
+    @property
+    def stopping(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._stop.is_set()
 
     def stop(self) -> None:
         """Begin the drain; :meth:`run` returns when it is done."""
@@ -109,6 +120,8 @@ class Service:
         async with AsyncExitStack() as stack:
             dsn, server = await self._database_server(stack)
             db = await self._open_database(stack, dsn)
+            if self.stopping:
+                return
             parts = await self._build(stack, db)
             async with asyncio.TaskGroup() as group:
                 watch = [group.create_task(act) for act in self._watching(server)]
@@ -133,17 +146,19 @@ class Service:
         while True:
             try:
                 await db.open()
-                applied = await db.migrate()
+                if applied := await db.migrate():
+                    log.info("database_migrated", migrations=applied)
                 break
             except DatabaseUnavailable as error:
-                if time.monotonic() > deadline or self._stop.is_set():
+                if self.stopping:
+                    break
+                if time.monotonic() > deadline:
                     raise
                 log.warning("database_awaited", error=str(error))
                 self._notifier.status("waiting for the database")
                 self._notifier.extend_timeout(30)
-                await asyncio.sleep(1.0)
-        if applied:
-            log.info("database_migrated", migrations=applied)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), 1.0)
         self.db = db
         return db
 
@@ -305,6 +320,8 @@ class Service:
         log.info("drain_began", held=len(parts.ready.held))
         parts.intake.draining = True
         await parts.public.stop_accepting()
+        # Closing drops what arrives from then on, be it the rest of a webhook's body.
+        await drained(lambda: not parts.intake.under_way, seconds=CLOSING_SECONDS)
         await parts.public.close()
         parts.desk.finish()
         await accepting
@@ -313,9 +330,9 @@ class Service:
         await self._drain_attempts(parts)
         parts.settlement.finish()
         await _within(SETTLE_SECONDS, settling)
-        await self._leave(parts)
-        for task in lived:
+        for task in lived:  # the heartbeat first of all: it would register again after a farewell
             task.cancel()
+        await self._leave(parts)
         await parts.admin.close()
         log.info("service_stopped", node=self.node)
 
@@ -369,14 +386,15 @@ class _Slots:
     """The tasks of all lanes' slots, so that a drain can wait for them and cut them short."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[bool]] = set()
 
-    def spawn(self, slot: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, slot: Coroutine[Any, Any, bool]) -> asyncio.Task[bool]:
         task = asyncio.get_running_loop().create_task(slot)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[bool]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             # run_attempt never raises: this is a fault of ours, and its job waits for a rescue.

@@ -76,7 +76,7 @@ def _settle_memory(_: Service) -> None:
 
 def _on_signal(service: Service, number: signal.Signals) -> None:
     """The first signal drains; the second ends at once, and the next start recovers."""
-    if service.status == "draining":
+    if service.stopping:
         get_logger("gateway.serve").error("ended_at_once", signal=number.name)
         os._exit(128 + number)
     service.stop()

@@ -58,7 +58,7 @@ class Lane:
         limiter: Limiter | None,
         breaker: Breaker | None = None,
         execute: Callable[[Job], Awaitable[None]],
-        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        spawn: Callable[[Coroutine[Any, Any, bool]], asyncio.Task[bool]],
     ) -> None:
         self.name = name
         self.concurrency = concurrency
@@ -76,6 +76,7 @@ class Lane:
         self._open = True  # False: the node drains, or its database is away
         self._queues: tuple[deque[Job], ...] = tuple(deque() for _ in range(PRIORITIES))
         self._slots = 0
+        self._in_line: set[asyncio.Task[Any]] = set()  # slots that wait for the limiter
         self._starts = 0
         self._execute = execute
         self._spawn = spawn
@@ -151,6 +152,8 @@ class Lane:
         for queue in self._queues:
             queue.clear()
         self.waiting = 0
+        for slot in self._in_line:  # for a job that is gone; with a small rate that may be long
+            slot.cancel()
         return dropped
 
     # Slots --------------------------------------------------------------------------------------
@@ -167,35 +170,52 @@ class Lane:
         wanted = min(self.concurrency, self.running + self.waiting)
         while self._slots < wanted:
             self._slots += 1
-            self._spawn(self._slot())
+            # Not in a finally of the slot: one that is cancelled before its first step has none.
+            self._spawn(self._slot()).add_done_callback(self._slot_ended)
 
-    async def _slot(self) -> None:
-        """Execute one job after the other until there is none that may start."""
-        try:
-            while self._startable():
-                if self.breaker is not None and not self.breaker.allow():
-                    # Another slot probes; look again when its answer ought to be there.
-                    loop = asyncio.get_running_loop()
-                    self._look_again_at(loop.time() + self.breaker.delay())
+    def _slot_ended(self, slot: asyncio.Task[bool]) -> None:
+        self._slots -= 1
+        if slot.cancelled() or slot.exception() is not None or slot.result():
+            self._fill_slots()  # for what came since the slot found nothing more
+
+    async def _slot(self) -> bool:
+        """Execute one job after the other until there is none that may start.
+
+        Returns False when the breaker was in the way: then there may be, but not yet.
+        """
+        while self._startable():
+            if self.breaker is not None and not self.breaker.allow():
+                # Another slot probes; look again when its answer ought to be there.
+                loop = asyncio.get_running_loop()
+                self._look_again_at(loop.time() + self.breaker.delay())
+                return False
+            # A handler asks the limiter for each call that it makes; a call is asked for here.
+            if self.limiter is not None and self._next().kind == "call":
+                await self._take_turn(self.limiter)
+                if not self._startable():
                     break
-                # A handler asks the limiter for each call that it makes; a call is asked for here.
-                if self.limiter is not None and self._next().kind == "call":
-                    await self.limiter.acquire()
-                    if not self._startable():
-                        break
-                job = self._pop()
-                self.running += 1
-                try:
-                    await self._execute(job)
-                finally:
-                    self.running -= 1
+            job = self._pop()
+            self.running += 1
+            try:
+                await self._execute(job)
+            finally:
+                self.running -= 1
+        return True
+
+    async def _take_turn(self, limiter: Limiter) -> None:
+        slot = asyncio.current_task()
+        assert slot is not None  # noqa: S101  # a slot is a task
+        self._in_line.add(slot)
+        try:
+            await limiter.acquire()
         finally:
-            self._slots -= 1
+            self._in_line.discard(slot)
 
     def _look_again_at(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_at(when, self._fill_slots)
+        # uvloop rounds to milliseconds: a look that comes too early would have been the last one.
+        self._timer = asyncio.get_running_loop().call_at(when + 0.001, self._fill_slots)
 
     def _next(self) -> Job:
         """Return the most urgent job; the lane must not be empty."""

@@ -84,17 +84,20 @@ class Database:
         """
         try:
             with _Translated(self._health):
-                self._pool = await asyncpg.create_pool(
-                    self._dsn,
-                    min_size=1,
-                    max_size=self._size,
-                    connection_class=_Connection,
-                    server_settings=_SETTINGS,
-                    command_timeout=STATEMENT_SECONDS,
-                    timeout=10.0,
-                    max_inactive_connection_lifetime=300.0,
-                    max_cached_statement_lifetime=0,
-                )
+                if self._pool is None:
+                    self._pool = await asyncpg.create_pool(
+                        self._dsn,
+                        min_size=0,  # asyncpg warns at length while it cannot keep a floor
+                        max_size=self._size,
+                        connection_class=_Connection,
+                        server_settings=_SETTINGS,
+                        command_timeout=STATEMENT_SECONDS,
+                        timeout=10.0,
+                        max_inactive_connection_lifetime=300.0,
+                        max_cached_statement_lifetime=0,
+                    )
+                async with self._pool.acquire(timeout=10.0):
+                    pass
         except _TURNED_AWAY as error:
             raise GatewayError(
                 f"database.url: PostgreSQL turns us away: {error}; check the user, the password"

@@ -118,6 +118,7 @@ class Intake:
         self._trusted_proxies = Networks(trusted_proxies)
         self.router = router
         self.draining = False
+        self.under_way = 0  # requests that are not answered yet
         self._desk = desk
         self._backlog_full = backlog_full
         self._metrics = metrics
@@ -125,6 +126,7 @@ class Intake:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer any request of the public listener; never raises but when cancelled."""
         correlation_id = _correlation_id(request)
+        self.under_way += 1
         try:
             return await self.receive_webhook(request, correlation_id)
         except Refusal as refusal:
@@ -136,6 +138,8 @@ class Intake:
         except Exception:
             log.exception("intake_failed", path=request.path[:200])
             return _json(500, {"error": "internal error"}, correlation_id)
+        finally:
+            self.under_way -= 1
 
     async def receive_webhook(
         self, request: web.BaseRequest, correlation_id: str

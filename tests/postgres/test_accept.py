@@ -46,7 +46,7 @@ async def desk(db: Database, alive: None) -> AcceptanceDesk:
         capacity=4,
         limiter=None,
         execute=_never,
-        spawn=lambda slot: slot.close(),
+        spawn=_refuse,
     )
     ready.lanes["crm"].backlog = False
     metrics = Metrics(version="test", vendors=["shop", "crm"], routes=["orders"])
@@ -55,6 +55,11 @@ async def desk(db: Database, alive: None) -> AcceptanceDesk:
 
 async def _never(job: object) -> None:
     raise AssertionError("nothing is executed here")
+
+
+def _refuse(slot: Any) -> Any:
+    slot.close()
+    return asyncio.get_running_loop().create_future()
 
 
 async def together(desk: AcceptanceDesk, items: list[Acceptance]) -> list[Any]:
