@@ -17,6 +17,14 @@ async def innocent(job: Any) -> None:
     await job.call("crm", "POST", "/innocent")
 
 
+async def stubborn(job: Any) -> None:
+    await job.call("crm", "POST", "/began")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await job.call("crm", "POST", "/tidied")
+
+
 async def snoozes_twice(job: Any) -> Outcome | None:
     """Ask the vendor each time; it says how often we came."""
     reply = await job.call("crm", "POST", "/snoozes")
