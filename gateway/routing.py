@@ -17,6 +17,7 @@ import msgspec
 from uuid_utils.compat import uuid7
 
 from gateway.backoff import RetryPolicy
+from gateway.bodies import BodyFormat, encode_body
 from gateway.config.model import Api, Route
 from gateway.errors import ExpressionInvalid, RenderFailed
 from gateway.expressions import (
@@ -220,7 +221,9 @@ class _Candidates:
 class _Call:
     """The compiled ``call``, ``headers`` and ``body`` of a route."""
 
-    __slots__ = ("_body", "_content_type", "_headers", "_method", "_path", "names", "vendor")
+    __slots__ = (
+        *("_body", "_content_type", "_format", "_headers", "_method", "_path", "names", "vendor"),
+    )
 
     def __init__(self, route: Route, call: str) -> None:
         self._method, self.vendor, self._path = parse_call(call)
@@ -237,6 +240,7 @@ class _Call:
         self._body = (
             None if isinstance(route.body, msgspec.UnsetType) else Template.compile(route.body)
         )
+        self._format = route.body_format
         parts = [template for _, template in self._headers]
         parts += [part for part in (self._path, self._content_type, self._body) if part]
         self.names = frozenset[str]().union(*(part.names for part in parts))
@@ -250,7 +254,9 @@ class _Call:
         body: bytes | None = None
         content_type: str | None = None
         if self._body is not None:
-            body, content_type = _encoded(self._body.render(context))
+            value = self._body.render(context)
+            natural: BodyFormat = "raw" if isinstance(value, str) else "json"
+            body, content_type = encode_body(value, self._format or natural)
         elif self._method in _BODY_METHODS:
             body, content_type = _raw(event, headers)
         if self._content_type is not None:
@@ -262,16 +268,6 @@ class _Call:
             body=body,
             content_type=content_type,
         )
-
-
-def _encoded(value: object) -> tuple[bytes, str]:
-    """Return a text as it is, and everything else as JSON."""
-    if not isinstance(value, str):
-        return to_json(value), "application/json"
-    try:
-        return value.encode(), "text/plain; charset=utf-8"
-    except UnicodeEncodeError:
-        raise RenderFailed("the body is no valid Unicode text") from None
 
 
 def _raw(event: Event, headers: dict[str, str]) -> tuple[bytes, str | None]:

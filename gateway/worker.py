@@ -20,6 +20,7 @@ import msgspec
 
 from gateway import backoff
 from gateway.backoff import RetryPolicy
+from gateway.bodies import encode_body
 from gateway.errors import ConfigInvalid, DatabaseUnavailable, Fault, GatewayError, RenderFailed
 from gateway.model import (
     Cancel,
@@ -463,6 +464,8 @@ class JobContext:
         path: str,
         *,
         json: object = msgspec.UNSET,
+        form: Mapping[str, object] | None = None,
+        multipart: Mapping[str, object] | None = None,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_seconds: float | None = None,
@@ -473,6 +476,8 @@ class JobContext:
         *path* (percent-encoded, with its query) is appended to the vendor's base_url. The
         idempotency key is the job's id, numbered from the second call on: the same in every
         attempt as long as the handler makes its calls in the same order.
+
+        Of *json*, *form*, *multipart* (see :mod:`gateway.bodies`) and *body* at most one is given.
 
         With *check*, an answer that is no success by the vendor's rules raises
         :class:`CallUnsuccessful`, which ends the attempt with that vendor's verdict (retry or
@@ -486,6 +491,10 @@ class JobContext:
         content_type = None
         if json is not msgspec.UNSET:
             body, content_type = _encode(json), "application/json"
+        elif form is not None:
+            body, content_type = encode_body(form, "form")
+        elif multipart is not None:
+            body, content_type = encode_body(multipart, "multipart")
         call = Call(
             method=method,
             path=path,

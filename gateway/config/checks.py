@@ -10,17 +10,19 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from gateway.bodies import FILE_KEYS
 from gateway.config.model import Address, Secret
-from gateway.config.place import Place, echo, nearest
+from gateway.config.place import Place, echo, nearest, type_text
 from gateway.config.retries import check_retry
 from gateway.config.values import address_text, call_target, host_reach
 from gateway.config.walker import Values
 from gateway.webhooks.codec import decode_key
 from gateway.webhooks.scheme import Scheme
 
-_OF_CALLS = frozenset(
-    {"body", "headers", "retry_on", "success", "fail_when", "retry_when"}
-)  # what a handler decides itself
+# What a handler decides itself.
+_OF_CALLS = frozenset({"body", "body_format", "headers"}) | {
+    *("retry_on", "success", "fail_when", "retry_when"),
+}
 
 
 def check_all(root: Values) -> None:
@@ -170,12 +172,51 @@ def _check_route(route: Values, vendors: Mapping[str, Values]) -> None:
     if acts == {"handler"}:
         for key in sorted(route.given & _OF_CALLS):
             route.place.at(key).fault("belongs to call, not to handler", "leave it out")
+    if "call" in route and "body_format" in route:
+        _check_body(route, route["body_format"])
     if route.get("on_dead") == "block" and "ordering_key" not in route.given:
         route.place.at("on_dead").warn("has no effect without ordering_key")
     if "retry" in route:
         check_retry(route["retry"], _lane_api(route, vendors).get("retry", {}))
     if route.given & {"success", "retry_on"} and "call" in route:
         _check_verdicts(route, _lane_api(route, vendors))
+
+
+def _check_body(route: Values, body_format: str) -> None:
+    place = route.place.at("body_format")
+    if "body" not in route:
+        if body_format != "raw" and "body" not in route.given:
+            place.fault(f'"{body_format}" needs a body', 'write body = { … }, or leave it "raw"')
+        return
+    body = route["body"]
+    if body_format == "raw" and not isinstance(body, str):
+        place.fault(f'"raw" is for a string, and body is {type_text(body)}', 'write "json"')
+    if body_format not in ("form", "multipart"):
+        return
+    # A string may be one template that gives a table.
+    if not isinstance(body, dict) and not (isinstance(body, str) and "{{" in body):
+        place.fault(
+            f'"{body_format}" is made of a table, and body is {type_text(body)}',
+            "write body = { … }",
+        )
+    if body_format == "multipart":
+        _check_multipart(route, body)
+
+
+def _check_multipart(route: Values, body: object) -> None:
+    for name in route.get("headers", {}):
+        if name.lower() == "content-type":
+            route.place.at("headers", name).fault(
+                "a multipart body brings its own, with the boundary", "leave it out"
+            )
+    for name, item in body.items() if isinstance(body, dict) else ():
+        if not isinstance(item, dict):
+            continue
+        place = route.place.at("body", name)
+        for key in sorted(set(item) - FILE_KEYS):
+            place.at(key).fault("unknown key of a file", nearest(key, FILE_KEYS, what="known keys"))
+        if ("content" in item) == ("base64" in item):
+            place.fault("a file has either content or base64", "write content = …")
 
 
 def _check_has(name: str, part: str, vendors: Mapping[str, Values], place: Place) -> None:

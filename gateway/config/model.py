@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from gateway.backoff import RetryPolicy
+from gateway.bodies import BodyFormat
 from gateway.webhooks.scheme import Scheme
 
 
@@ -198,6 +199,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     handler: str | None = None  # "package.module:function"
     lane: str = ""  # whose limits its jobs run under: the called vendor, or "local"
     body: msgspec.UnsetType | object = msgspec.UNSET  # UNSET: the raw bytes as received
+    body_format: BodyFormat | None = None  # None: raw for a text and without body, else JSON
     headers: dict[str, str] = {}
     ordering_key: str | None = None
     on_dead: Literal["continue", "block"] = "continue"

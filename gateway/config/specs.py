@@ -602,7 +602,14 @@ ROUTE = Section(
             name="body",
             kind=Body(),
             unset="the raw bytes as received",
-            doc="what is sent, as JSON",
+            doc="what is sent",
+        ),
+        Key(
+            name="body_format",
+            kind=Choice(("json", "form", "multipart", "raw")),
+            unset="raw for a string or without body, else json",
+            doc="how it is written; in multipart a table { content or base64, filename, "
+            "content_type } is a file",
         ),
         Key(
             name="headers",

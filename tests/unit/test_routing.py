@@ -299,6 +299,47 @@ def test_a_header_without_a_value_is_left_out() -> None:
     assert spec.headers == {}
 
 
+@pytest.mark.parametrize(
+    ("body_format", "body", "sent", "content_type"),
+    [
+        ("json", "a", b'"a"', "application/json"),
+        ("json", "{{ event.data.object.amount_due }}", b"1990", "application/json"),
+        (
+            "form",
+            {"To": "{{ event.data.object.customer }}", "n": "{{ event.data.object.amount_due }}"},
+            b"To=cus_1&n=1990",
+            "application/x-www-form-urlencoded",
+        ),
+        (
+            "form",
+            "{{ event.data.object }}",
+            b"amount_due=1990&customer=cus_1",
+            "application/x-www-form-urlencoded",
+        ),
+        ("raw", "x {{ event.type }}", b"x invoice.paid", "text/plain; charset=utf-8"),
+    ],
+)
+def test_a_body_is_written_in_the_format_that_the_route_names(
+    body_format: Any, body: object, sent: bytes, content_type: str
+) -> None:
+    spec = call(route(body=body, body_format=body_format))
+    assert (spec.body, spec.content_type) == (sent, content_type)
+
+
+def test_a_multipart_body_carries_what_the_templates_give() -> None:
+    file = {"content": "{{ event.type }}", "filename": "{{ event.data.object.customer }}.txt"}
+    spec = call(route(body={"file": file}, body_format="multipart"))
+    assert spec.body is not None
+    assert b'filename="cus_1.txt"\r\n' in spec.body
+    assert b"\r\n\r\ninvoice.paid\r\n--" in spec.body
+    assert str(spec.content_type).startswith("multipart/form-data; boundary=")
+
+
+def test_a_form_of_what_is_no_table_is_dead_at_once() -> None:
+    with pytest.raises(RenderFailed, match="made of a table"):
+        call(route(body="{{ event.type }}", body_format="form"))
+
+
 def test_only_routes_that_read_the_body_need_it() -> None:
     router = Router(
         [
