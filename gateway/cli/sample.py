@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,9 @@ import msgspec
 from gateway.config.model import Config, Route, Webhook
 from gateway.webhooks.scheme import Scheme
 from gateway.webhooks.sign import sign
+
+# The dotted path of a field in an expression or template.
+_FIELD = re.compile(r"\bevent\.([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
 
 FALLBACK_TYPE = "gateway.test"
 
@@ -24,12 +28,20 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 def make_sample(
-    webhook: Webhook, *, event_type: str, now: float, url: str, body: bytes | None, fresh: bool
+    webhook: Webhook,
+    *,
+    event_type: str,
+    now: float,
+    url: str,
+    body: bytes | None,
+    fresh: bool,
+    fields: Sequence[str] = (),
 ) -> Sample:
     """Return a signed webhook; *url* is its target's path.
 
-    *body* None: a small example. A given body stays as it is byte for byte, unless *fresh* wants
-    an id of its own in it, or its sender signs a time that stands in it.
+    *body* None: a small example that has *fields* (dotted paths). A given body stays as it is byte
+    for byte, unless *fresh* wants an id of its own in it, or its sender signs a time that stands
+    in it.
     ``ValueError`` says why it cannot be signed.
     """
     message_id = f"evt_{uuid.uuid4().hex}"
@@ -37,6 +49,8 @@ def make_sample(
     decoded: Any = None
     if body is None:
         decoded = {"note": "sent by gateway send"}
+        for number, field in enumerate(fields, start=1):
+            _put(decoded, field.split("."), number)
         _put_all(decoded, [webhook.event_type], event_type)
         _put_all(decoded, _id_sources(webhook), message_id)
     elif fresh:
@@ -53,6 +67,33 @@ def choose_event_type(config: Config, vendor: str) -> str:
     """Return a type that one of the vendor's routes takes, if they name any."""
     routes = [route for route in config.routes if route.source == vendor]
     return next(_plain_types(routes), FALLBACK_TYPE)
+
+
+def choose_fields(config: Config, vendor: str) -> list[str]:
+    """Return the fields that the vendor's routes read, so that an example can have them."""
+    routes = [route for route in config.routes if route.source == vendor]
+    found: set[str] = set()
+    for route in routes:
+        for text in _texts(
+            [route.where, route.call, route.ordering_key, route.headers, route.body]
+        ):
+            found.update(_FIELD.findall(text))
+    # Of event.data and event.data.id the longer one makes both.
+    return sorted(f for f in found if not any(other.startswith(f + ".") for other in found))
+
+
+def _texts(value: object) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case dict():
+            for part in value.values():
+                yield from _texts(part)
+        case list():
+            for part in value:
+                yield from _texts(part)
+        case _:
+            pass
 
 
 def _plain_types(routes: list[Route]) -> Iterator[str]:
@@ -111,8 +152,10 @@ def _put(place: Any, path: list[str], value: object) -> None:
             if not step.isdecimal() or int(step) >= len(place):
                 return
             place = place[int(step)]
-        else:
+        elif isinstance(place, dict):
             place = place.setdefault(step, {})
+        else:
+            return
     if isinstance(place, dict):
         place[last] = value
 

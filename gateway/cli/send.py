@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
@@ -15,7 +15,7 @@ import msgspec
 from gateway.cli.jobs import json_option
 from gateway.cli.options import config_option, load_or_exit
 from gateway.cli.output import print_json, print_table
-from gateway.cli.sample import choose_event_type, make_sample
+from gateway.cli.sample import choose_event_type, choose_fields, make_sample
 from gateway.config.model import Address, Config, Webhook
 from gateway.errors import GatewayError, NotFound
 
@@ -77,11 +77,17 @@ def send(
     given = body.read() if body is not None else None
     extra = dict(_header(header) for header in headers)
     event_type = event_type or choose_event_type(config, vendor)
+    fields = choose_fields(config, vendor)
     answers = []
     with _Connection(target) as connection:
         for number in range(count):
             answer = connection.post(
-                webhook, given, event_type=event_type, fresh=number > 0, headers=extra
+                webhook,
+                given,
+                event_type=event_type,
+                fields=fields,
+                fresh=number > 0,
+                headers=extra,
             )
             if as_json:
                 print_json(answer)
@@ -122,6 +128,7 @@ class _Connection:
         body: bytes | None,
         *,
         event_type: str,
+        fields: Sequence[str],
         fresh: bool,
         headers: Mapping[str, str],
     ) -> Answer:
@@ -134,6 +141,7 @@ class _Connection:
                 url=self._path,
                 body=body,
                 fresh=fresh,
+                fields=fields,
             )
         except ValueError as error:
             raise GatewayError(f"vendors.{webhook.vendor}.webhook: {error}") from error

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import main
-from gateway.cli.sample import Sample, choose_event_type, make_sample
+from gateway.cli.sample import Sample, choose_event_type, choose_fields, make_sample
 from gateway.config import loader
 from gateway.config.model import Secret, Webhook
 from gateway.webhooks.extract import compile_dedupe, compile_event_type, decode_body
@@ -254,3 +254,31 @@ def test_no_url_is_wrong_usage(config_path: str, url: str) -> None:
 def test_the_event_type_falls_back_where_routes_name_none(config_path: str) -> None:
     config = loader.load(Path(config_path))
     assert choose_event_type(config, "open") == "gateway.test"
+
+
+def test_an_example_has_the_fields_that_the_routes_read(tmp_path: Path) -> None:
+    toml = tmp_path / "config.toml"
+    toml.write_text("""
+        [vendors.open.webhook]
+        verify = "none"
+        [vendors.crm.api]
+        base_url = "https://crm.example"
+        [[routes]]
+        name = "one"
+        from = "open"
+        where = "event.data.amount > 0"
+        call = "PUT crm:/orders/{{ event.data.id }}"
+        body = { all = "{{ event.data }}", nested = { name = "{{ event.customer.name }}" } }
+    """)
+    config = loader.load(toml)
+    fields = choose_fields(config, "open")
+    assert fields == ["customer.name", "data.amount", "data.id"]
+    webhook = config.vendors["open"].webhook
+    assert webhook is not None
+    sample = make_sample(
+        webhook, event_type="x", now=NOW, url="/", body=None, fresh=False, fields=fields
+    )
+    decoded = json.loads(sample.body)
+    assert decoded["data"]["amount"] > 0
+    assert decoded["data"]["id"]
+    assert decoded["customer"]["name"]
