@@ -253,6 +253,7 @@ class Service:
             backlog=backlog,
             metrics=metrics,
             config=config,
+            breakers=breakers,
             status=lambda: self.status,
             started_at=self.started_at,
             version=__version__,

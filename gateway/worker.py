@@ -259,6 +259,8 @@ class Worker:
                 idempotency_header=client.api.idempotency_header,
             )
         )
+        if raw:
+            exchange.request.pop("body", None)
         if reply is not None:
             exchange.response = describe_reply(reply, excerpt_bytes=self._excerpt_bytes)
             exchange.http_status = reply.status
@@ -358,10 +360,10 @@ class Worker:
         )
         age = (datetime.now(UTC) - job.created_at).total_seconds()
         if settled.attempt >= job.max_attempts:
-            settled.state = "dead"
+            settled.state = settled.outcome = "dead"
             settled.error = _clean(f"{reason} (attempt {settled.attempt} of {job.max_attempts})")
         elif age + delay > policy.max_age_seconds:
-            settled.state = "dead"
+            settled.state = settled.outcome = "dead"
             settled.error = _clean(f"{reason} (older than its max_age)")
         else:
             settled.state, settled.delay_seconds = "scheduled", delay
