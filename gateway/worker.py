@@ -254,15 +254,16 @@ class Worker:
         exchange = Exchange(
             request=describe_request(
                 call,
-                base_url=client.api.base_url,
+                redaction=client.redaction,
                 excerpt_bytes=0 if raw else self._excerpt_bytes,
-                idempotency_header=client.api.idempotency_header,
             )
         )
         if raw:
             exchange.request.pop("body", None)
         if reply is not None:
-            exchange.response = describe_reply(reply, excerpt_bytes=self._excerpt_bytes)
+            exchange.response = describe_reply(
+                reply, redaction=client.redaction, excerpt_bytes=self._excerpt_bytes
+            )
             exchange.http_status = reply.status
         return exchange
 

@@ -177,6 +177,8 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_header: str = "Idempotency-Key"
     allow_private: bool = False
     max_reply_bytes: int = 64 << 10  # kept of an answer's body
+    redact: tuple[str, ...] = ()  # paths of fields that are masked in what is kept of calls
+    keep_headers: tuple[str, ...] = ()  # that are kept of calls, too
 
 
 class Vendor(msgspec.Struct, frozen=True, kw_only=True):

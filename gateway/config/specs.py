@@ -539,6 +539,18 @@ API = Section(
             field="max_reply_bytes",
             doc="how much of an answer's body is read, for fail_when, excerpts and handlers",
         ),
+        Key(
+            name="redact",
+            kind=ListOf(Text("path", values.field_path, expected='"card.number" or "*.token"')),
+            default=[],
+            doc="fields masked in what is kept of requests and answers",
+        ),
+        Key(
+            name="keep_headers",
+            kind=ListOf(Text("header name", values.kept_header_name)),
+            default=[],
+            doc="headers kept with the attempt, besides the harmless ones that always are",
+        ),
     ),
 )
 

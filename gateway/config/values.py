@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from gateway.config.model import Address, Rate
+from gateway.masks import parse_path
 from gateway.webhooks.extract import compile_source
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -35,6 +36,9 @@ _VENDOR_NAME = re.compile(VENDOR_NAME_PATTERN)
 _ROUTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _FRAMING_HEADERS = frozenset(
     {"host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade"}
+)
+_SECRET_HEADERS = frozenset(
+    {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"}
 )
 _STATUS = re.compile(r"[2-5](?:xx|[0-9]{2})")
 
@@ -186,6 +190,19 @@ def dedupe_source(text: str) -> str:
 def scheme_source(text: str) -> str:
     """Read a source that may also be a field of the signature header: ``"field:t"``."""
     return text if re.fullmatch(r"field:\S+", text) else source(text)
+
+
+def kept_header_name(text: str) -> str:
+    """Read the name of a header that may be kept with an attempt."""
+    if header_name(text).lower() in _SECRET_HEADERS:
+        raise ValueError("it holds a secret, and those are never kept")
+    return text
+
+
+def field_path(text: str) -> str:
+    """Read the path of a body's field: ``"card.number"``, ``"*.token"``."""
+    parse_path(text)
+    return text
 
 
 def status(text: str) -> str:

@@ -25,6 +25,7 @@ from gateway.vendors.calls import Call, CallFailed, Reply
 from gateway.vendors.classify import retry_after_seconds, rules_of
 from gateway.vendors.guard import AddressRefused, socket_factory
 from gateway.vendors.quota import quota_of
+from gateway.vendors.redact import redaction_for
 
 if TYPE_CHECKING:
     from gateway.config.model import Api
@@ -57,7 +58,8 @@ _TRACEPARENT = re.compile(
 class VendorClient:
     """The one way to a vendor. Start it on the loop it shall run on; close it when all is done.
 
-    ``rules`` are those by which its answers are judged, where a route has none of its own.
+    ``rules`` are those by which its answers are judged, where a route has none of its own;
+    ``redaction`` tells what may be kept of its calls.
     With a *limiter*, each request takes its turn there, at the latest when it is written.
     *tls_context* replaces the system's trust: a private CA, a client certificate.
     """
@@ -73,6 +75,7 @@ class VendorClient:
     ) -> None:
         self.api = api
         self.rules = rules_of(api)
+        self.redaction = redaction_for(api)
         self._base = _base_of(api)
         self._origin = str(URL(self._base).origin())
         self._limiter = limiter

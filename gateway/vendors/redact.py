@@ -7,12 +7,18 @@ no NUL, no lone surrogates.
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote, quote_plus
 
+import msgspec
+
+from gateway.config.model import Api, BasicAuth, BearerAuth, HeaderAuth, Secret, SignAuth
+from gateway.masks import MASK, Path, masked_body, parse_path
 from gateway.vendors.calls import Call, Reply
 
-_MASK = "***"
+_MIN_SECRET_CHARS = 6  # shorter ones occur by chance
 _MAX_URL_CHARS = 2048
 _MAX_VALUE_CHARS = 512
 
@@ -34,37 +40,81 @@ _SECRET_NAME = re.compile(
 )
 
 
-def describe_request(
-    call: Call, *, base_url: str, excerpt_bytes: int, idempotency_header: str = ""
-) -> dict[str, Any]:
-    """Return what is kept of *call*: method, url, allowed headers, and the body's beginning.
+class Redaction(msgspec.Struct, frozen=True, kw_only=True):
+    """What is particular to one vendor about what may be kept of its calls."""
 
-    *base_url* is the vendor's own, which holds no credentials.
-    """
-    described: dict[str, Any] = {"method": _plain(call.method), "url": _url(base_url + call.path)}
-    headers = _kept(call.headers) if call.headers else {}
+    base_url: str  # which holds no credentials
+    idempotency_header: str = ""
+    keep: frozenset[str] = frozenset()  # further headers, in lower case
+    paths: frozenset[Path] = frozenset()  # of fields that are masked
+    secrets: tuple[bytes, ...] = ()  # which an answer might repeat
+
+
+def redaction_for(api: Api) -> Redaction:
+    """Return what *api* says about it."""
+    return Redaction(
+        base_url=api.base_url,
+        idempotency_header=api.idempotency_header,
+        keep=frozenset(name.lower() for name in api.keep_headers),
+        paths=frozenset(map(parse_path, api.redact)),
+        secrets=_secrets(api),
+    )
+
+
+def describe_request(call: Call, *, redaction: Redaction, excerpt_bytes: int) -> dict[str, Any]:
+    """Return what is kept of *call*: method, url, allowed headers, and the body's beginning."""
+    described: dict[str, Any] = {
+        "method": _plain(call.method),
+        "url": _url(redaction.base_url + call.path),
+    }
+    headers = _kept(call.headers, redaction.keep) if call.headers else {}
     if call.content_type and call.body is not None:
         headers.setdefault("content-type", _plain(call.content_type))
     if call.idempotency_key:
         headers.setdefault(
-            (idempotency_header or "idempotency-key").lower(), _plain(call.idempotency_key)
+            (redaction.idempotency_header or "idempotency-key").lower(),
+            _plain(call.idempotency_key),
         )
     described["headers"] = headers
     if call.body is not None:
-        _describe_body(described, call.body, len(call.body), excerpt_bytes, headers)
+        body = call.body
+        if redaction.paths and excerpt_bytes:
+            body = masked_body(body, call.content_type or "", redaction.paths)
+        _describe_body(described, body, len(call.body), excerpt_bytes, headers)
     return described
 
 
-def describe_reply(reply: Reply, *, excerpt_bytes: int) -> dict[str, Any]:
+def describe_reply(reply: Reply, *, redaction: Redaction, excerpt_bytes: int) -> dict[str, Any]:
     """Return what is kept of *reply*: status, allowed headers, and the body's beginning."""
-    headers = _kept(reply.headers)
+    headers = _kept(reply.headers, redaction.keep)
     described: dict[str, Any] = {
         "status": reply.status,
         "headers": headers,
     }
     size = len(reply.body) if reply.body_complete else None
-    _describe_body(described, reply.body, size, excerpt_bytes, headers)
+    body = reply.body
+    if redaction.paths and excerpt_bytes:
+        body = masked_body(body, reply.headers.get("content-type", ""), redaction.paths)
+    for secret in redaction.secrets:
+        if secret in body:
+            body = body.replace(secret, MASK.encode())
+    _describe_body(described, body, size, excerpt_bytes, headers)
     return described
+
+
+def _secrets(api: Api) -> tuple[bytes, ...]:
+    """Return the ways in which the vendor is shown the secret of its ``auth``."""
+    match api.auth:
+        case BearerAuth(Secret(_, value)) | HeaderAuth(_, Secret(_, value)):
+            texts = {value}
+        case BasicAuth(username, Secret(_, value)):
+            texts = {value, b64encode(f"{username}:{value}".encode()).decode()}
+        case SignAuth(_, Secret(_, value)):
+            texts = {value}  # sent as it is where the algorithm is "token"
+        case _:
+            return ()
+    texts |= {quote(value, safe=""), quote_plus(value)}
+    return tuple(sorted(text.encode() for text in texts if len(text) >= _MIN_SECRET_CHARS))
 
 
 def _describe_body(
@@ -75,7 +125,7 @@ def _describe_body(
     headers: Mapping[str, str],
 ) -> None:
     """Add ``body`` and, where that is not all of it, ``body_bytes`` (None: more than we read)."""
-    if size is None or size > excerpt_bytes:
+    if size is None or size > excerpt_bytes or len(body) > excerpt_bytes:
         described["body_bytes"] = size
     coding = headers.get("content-encoding")
     if coding and coding != "identity":
@@ -93,11 +143,11 @@ def _excerpt(body: bytes, limit: int) -> str:
     return text.replace("\0", "\ufffd") if "\0" in text else text
 
 
-def _kept(headers: Mapping[str, str]) -> dict[str, str]:
+def _kept(headers: Mapping[str, str], also: frozenset[str]) -> dict[str, str]:
     kept = {}
     for name, value in headers.items():
         name = name.lower()
-        if name in _KEPT or _KEPT_PART.search(name):
+        if name in _KEPT or name in also or _KEPT_PART.search(name):
             kept[_plain(name)] = _plain(_url(value) if name == "location" else value)
     return kept
 
@@ -110,7 +160,7 @@ def _url(url: str) -> str:
 
 def _masked(parameter: str) -> str:
     name, equals, _ = parameter.partition("=")
-    return name + equals + _MASK if equals and _SECRET_NAME.search(name) else parameter
+    return name + equals + MASK if equals and _SECRET_NAME.search(name) else parameter
 
 
 def _plain(text: str, limit: int = _MAX_VALUE_CHARS) -> str:
