@@ -125,6 +125,8 @@ class ReadyQueue:
         return min(self.held, default=None)
 
     def _hold(self, job: Job, lane: Lane) -> None:
+        if (before := self.held.get(job.id)) is not None:
+            self.forget(before)  # rescued from us, and ours again before we recorded its outcome
         if job.event is not None and job.event.body is not None:
             size = len(job.event.body)
             if size > self._inline_body_bytes or self._body_bytes + size > MAX_HELD_BODY_BYTES:

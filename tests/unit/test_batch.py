@@ -1,0 +1,201 @@
+"""Group commit: in order, in bounded batches, and everybody learns what became of his item."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.store.batch import GroupCommit
+
+
+class Disk:
+    """A flush that the test lets through, batch by batch; item "bad" fails alone, "worse" all."""
+
+    def __init__(self, *, open_: bool = True) -> None:
+        self.batches: list[list[Any]] = []
+        self.began = asyncio.Event()
+        self.gate = asyncio.Event()
+        if open_:
+            self.gate.set()
+
+    async def flush(self, batch: list[Any]) -> list[Any]:
+        self.batches.append(batch)
+        self.began.set()
+        await self.gate.wait()
+        if "worse" in batch:
+            raise OSError("no space left")
+        return [ValueError(item) if item == "bad" else f"{item}!" for item in batch]
+
+
+@asynccontextmanager
+async def running(commit: GroupCommit[Any, Any]) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(commit.run())
+    yield
+    commit.finish()
+    await task
+
+
+async def test_what_arrives_during_a_flush_forms_the_next_batch_in_order() -> None:
+    disk = Disk(open_=False)
+    commit: GroupCommit[Any, Any] = GroupCommit(disk.flush)
+    async with running(commit):
+        first = commit.submit("a")
+        await disk.began.wait()
+        rest = [commit.submit(item) for item in "bcd"]
+        assert len(commit) == 3
+        disk.gate.set()
+        assert await asyncio.gather(first, *rest) == ["a!", "b!", "c!", "d!"]
+    assert disk.batches == [["a"], ["b", "c", "d"]]
+
+
+async def test_one_batch_is_in_flight_at_a_time() -> None:
+    under_way = most = 0
+
+    async def flush(batch: list[int]) -> list[int]:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return batch
+
+    commit: GroupCommit[int, int] = GroupCommit(flush, max_rows=2)
+    async with running(commit):
+        waiting = [commit.submit(number) for number in range(20)]
+        assert await asyncio.gather(*waiting) == list(range(20))
+    assert most == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(min_value=0, max_value=50), max_size=40),
+    max_rows=st.integers(min_value=1, max_value=9),
+    max_bytes=st.integers(min_value=1, max_value=60),
+)
+def test_batches_are_bounded_in_rows_and_bytes(
+    sizes: list[int], max_rows: int, max_bytes: int
+) -> None:
+    async def run() -> list[list[int]]:
+        disk = Disk()
+        commit: GroupCommit[int, str] = GroupCommit(
+            disk.flush, max_rows=max_rows, max_bytes=max_bytes, weigh=lambda size: size
+        )
+        for size in sizes:
+            commit.submit(size)
+        commit.finish()
+        await commit.run()
+        return disk.batches
+
+    batches = asyncio.run(run())
+    assert [size for batch in batches for size in batch] == sizes
+    for batch in batches:
+        assert 1 <= len(batch) <= max_rows
+        assert sum(batch) <= max_bytes or len(batch) == 1
+
+
+async def test_an_error_goes_to_its_own_submitter() -> None:
+    disk = Disk()
+    commit: GroupCommit[Any, Any] = GroupCommit(disk.flush)
+    waiting = [commit.submit(item) for item in ("a", "bad", "c")]
+    async with running(commit):
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [results[0], results[2]] == ["a!", "c!"]
+    assert isinstance(results[1], ValueError)
+    assert len(disk.batches) == 1
+
+
+async def test_a_flush_that_fails_fails_for_its_batch_and_for_no_other() -> None:
+    disk = Disk()
+    commit: GroupCommit[Any, Any] = GroupCommit(disk.flush, max_rows=2)
+    waiting = [commit.submit(item) for item in ("a", "worse", "c")]
+    async with running(commit):
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [OSError, OSError, str]
+
+
+async def test_a_submitter_who_left_disturbs_nobody() -> None:
+    disk = Disk(open_=False)
+    commit: GroupCommit[Any, Any] = GroupCommit(disk.flush)
+    gone, stays = commit.submit("a"), commit.submit("b")
+    async with running(commit):
+        await disk.began.wait()
+        gone.cancel()
+        disk.gate.set()
+        assert await stays == "b!"
+
+
+async def test_finish_flushes_everything_that_was_submitted() -> None:
+    disk = Disk()
+    commit: GroupCommit[Any, Any] = GroupCommit(disk.flush, max_rows=3, linger_seconds=3600.0)
+    waiting = [commit.submit(item) for item in range(10)]
+    commit.finish()
+    await commit.run()
+    assert all(future.done() for future in waiting)
+    assert [len(batch) for batch in disk.batches] == [3, 3, 3, 1]
+
+
+async def test_a_cancelled_run_leaves_nobody_waiting() -> None:
+    disk = Disk(open_=False)
+    commit: GroupCommit[Any, Any] = GroupCommit(disk.flush, max_rows=1)
+    waiting = [commit.submit(item) for item in "abc"]
+    task = asyncio.ensure_future(commit.run())
+    await disk.began.wait()
+    task.cancel()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results)
+
+
+# Patience and lingering --------------------------------------------------------------------------
+
+
+async def test_who_waits_too_long_is_told_and_his_item_is_dropped() -> None:
+    disk = Disk(open_=False)
+    commit: GroupCommit[Any, Any] = GroupCommit(
+        disk.flush, max_rows=1, patience_seconds=0.02, impatience=lambda: KeyError("too long")
+    )
+    async with running(commit):
+        waiting = [commit.submit(item) for item in "ab"]
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(result) for result in results] == [KeyError, KeyError]
+        disk.gate.set()
+    # The first was on its way and may be committed; the second must not be any more.
+    assert disk.batches == [["a"]]
+
+
+async def test_while_lingering_a_quarter_of_a_batch_is_flushed_at_once() -> None:
+    disk = Disk()
+    commit: GroupCommit[Any, Any] = GroupCommit(disk.flush, max_rows=8, linger_seconds=3600.0)
+    async with running(commit):
+        assert await commit.submit("first, after a pause") == "first, after a pause!"
+        one = commit.submit("one")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not one.done()
+        two = commit.submit("two")
+        assert await asyncio.gather(one, two) == ["one!", "two!"]
+    assert [len(batch) for batch in disk.batches] == [1, 2]
+
+
+async def test_lingering_ends_by_itself() -> None:
+    disk = Disk()
+    commit: GroupCommit[Any, Any] = GroupCommit(disk.flush, linger_seconds=0.01)
+    async with running(commit):
+        await commit.submit("a")
+        assert await commit.submit("b") == "b!"
+
+
+async def test_results_must_match_their_items() -> None:
+    async def flush(batch: list[Any]) -> list[Any]:
+        return []
+
+    commit: GroupCommit[Any, Any] = GroupCommit(flush)
+    commit.submit("a")
+    commit.finish()
+    with pytest.raises(ValueError, match="zip"):
+        await commit.run()
