@@ -8,7 +8,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from aiohttp import web
 from harness import (
+    Call,
     Gateway,
     Records,
     Sender,
@@ -30,11 +32,11 @@ ORDERS = route("order", 'call = "POST crm:/orders"')
 async def test_a_drain_lets_running_attempts_end_and_takes_nothing_new(
     database_url: str, records: Records, tmp_path: Path
 ) -> None:
-    async with Vendor(hang) as crm:
+    async with Vendor(_at_leisure) as crm:
         vendors = api("crm", crm.url, "concurrency = 4") + ORDERS
         config = configure(tmp_path, database_url, drain="20s", vendors=vendors)
         async with Gateway(config) as gateway, Sender(lambda: gateway.public) as sender:
-            for _ in range(20):
+            for _ in range(200):
                 assert (await sender.send("order")).status == 202
             await crm.called(4)
             slow = await _begin_webhook(gateway)
@@ -48,17 +50,17 @@ async def test_a_drain_lets_running_attempts_end_and_takes_nothing_new(
             crm.released.set()
             assert await gateway.ended() == 0
             done = len(crm.calls)
-            assert done < 21, "what only waited in memory is left to the next process"
-            assert await records.states() == {"completed": done, "available": 21 - done}
+            assert done < 201, "what only waited in memory is left to the next process"
+            assert await records.states() == {"completed": done, "available": 201 - done}
             waiting = [job for job in await records.jobs() if job["state"] == "available"]
             assert {(job["attempt"], job["node"]) for job in waiting} == {(0, None)}
             assert await records.value("SELECT count(*) FROM gateway.nodes") == 0
             assert not gateway.faults()
 
             await gateway.start()
-            await records.until_states({"completed": 21}, seconds=5)
+            await records.until_states({"completed": 201})
             assert {job["attempt"] for job in await records.jobs()} == {1}
-            assert len(crm.calls) == 21
+            assert len(crm.calls) == 201
 
 
 async def test_what_takes_longer_than_the_drain_is_released_uncounted_and_run_by_the_next(
@@ -135,6 +137,13 @@ async def test_a_handler_may_clean_up_when_the_drain_cuts_it_short(
             job = (await records.jobs())[0]
             assert (job["state"], job["attempt"]) == ("available", 0)
             assert not gateway.faults()
+
+
+async def _at_leisure(vendor: Vendor, call: Call) -> web.StreamResponse:
+    """Hang at first, and then take a while for each: a backlog that outlasts the drain."""
+    await vendor.released.wait()
+    await asyncio.sleep(0.05)
+    return web.Response(text="thanks")
 
 
 async def _begin_webhook(
