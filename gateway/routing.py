@@ -6,7 +6,7 @@ that its type wants; a context for expressions is made only where one of those r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
 from fnmatch import fnmatchcase
 from hashlib import sha256
@@ -54,11 +54,19 @@ class CallSpec(msgspec.Struct, frozen=True, kw_only=True):
 class Router:
     """All routes, by the vendor whose events they take."""
 
-    def __init__(self, routes: Sequence[Route], apis: Mapping[str, Api]) -> None:
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        apis: Mapping[str, Api],
+        *,
+        new_id: Callable[[], UUID] = uuid7,
+    ) -> None:
         """Compile *routes*; *apis* are those of the vendors by name, for their retry policies.
 
-        Raises :class:`ExpressionInvalid`, which names the route.
+        *new_id* makes the jobs' ids, which must be UUIDv7. Raises :class:`ExpressionInvalid`,
+        which names the route.
         """
+        self._new_id = new_id
         self._by_name = {route.name: CompiledRoute(route, apis) for route in routes}
         self._by_vendor: dict[str, list[CompiledRoute]] = {}
         for compiled in self._by_name.values():
@@ -74,7 +82,7 @@ class Router:
         context = _context(event, decoded, candidates.names) if candidates.names else {}
         return [
             NewJob(
-                id=uuid7(),
+                id=self._new_id(),
                 event_id=event.id,
                 route=compiled.route.name,
                 vendor=compiled.lane,

@@ -38,6 +38,7 @@ from gateway.routing import LOCAL, Router
 from gateway.store import jobs, nodes
 from gateway.store.database import Database
 from gateway.store.embedded import EmbeddedPostgres
+from gateway.store.ids import new_id
 from gateway.store.jobs import INLINE_BODY_BYTES
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
@@ -166,7 +167,7 @@ class Service:
         config, metrics, node = self.config, self._metrics, self.node
         apis = _apis(config)
         handlers = load_handlers({r.name: r.handler for r in config.routes if r.handler})
-        router = Router(config.routes, apis)
+        router = Router(config.routes, apis, new_id=new_id)
         limiters = {n: StrictLimiter(api.rate, clock=time.monotonic) for n, api in apis.items()}
         clients: dict[str, VendorClient] = {}
         for name, api in apis.items():

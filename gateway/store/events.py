@@ -35,39 +35,56 @@ async def accept(db: Database, batch: Sequence[Acceptance], *, node: str) -> Acc
     """Commit *batch*: dedupe keys, events and jobs in one transaction.
 
     No two items may share (vendor, dedupe key), and items with keys must come in that order.
-    Jobs whose state is ``running`` are handed off to *node*.
+    Jobs whose state is ``running`` are handed off to *node*; all have their event's correlation id.
     """
+    # An element of an array costs about half a microsecond to send, so what repeats is sent once.
+    vendors: dict[tuple[str, float], int] = {}
+    kinds: dict[tuple[str, str, str, int, float, int, bool], int] = {}
+    ids: list[UUID] = []
+    event_nos: list[int] = []
+    kind_nos: list[int] = []
+    handed_off: list[bool] = []
+    ordering_keys: list[str | None] = []
+    vendor_nos: list[int] = []
+    for number, item in enumerate(batch, start=1):
+        vendor = (item.event.vendor, item.dedupe_window_seconds)
+        vendor_nos.append(vendors.setdefault(vendor, len(vendors) + 1))
+        for job in item.jobs:
+            kind = (
+                job.route,
+                job.vendor,
+                job.kind,
+                job.priority,
+                job.delay_seconds,
+                job.max_attempts,
+                job.holds_key,
+            )
+            ids.append(job.id)
+            event_nos.append(number)
+            kind_nos.append(kinds.setdefault(kind, len(kinds) + 1))
+            handed_off.append(job.state == "running")
+            ordering_keys.append(job.ordering_key)
     events = [item.event for item in batch]
-    jobs = [job for item in batch for job in item.jobs]
-    if any(job.ordering_key is not None for job in jobs):
-        # Each locks its key's line: in one order, so that two nodes cannot deadlock.
-        jobs.sort(key=lambda job: (job.route, job.ordering_key or "", job.id))
     rows = await db.fetch(
         "events.accept",
+        *_columns(vendors, 2),
         [e.id for e in events],
-        [e.vendor for e in events],
+        vendor_nos,
         [e.event_type for e in events],
         [e.dedupe_key for e in events],
-        [e.correlation_id for e in events],
+        [None if e.correlation_id == str(e.id) else e.correlation_id for e in events],
         [e.traceparent for e in events],
         [_encode(e.headers).decode() for e in events],
         [e.query for e in events],
         [e.body for e in events],
-        [e.received_at for e in events],
-        [item.dedupe_window_seconds for item in batch],
-        [j.id for j in jobs],
-        [j.event_id for j in jobs],
-        [j.route for j in jobs],
-        [j.vendor for j in jobs],
-        [j.kind for j in jobs],
-        [j.state for j in jobs],
-        [j.priority for j in jobs],
-        [j.ordering_key for j in jobs],
-        [j.delay_seconds for j in jobs],
-        [j.max_attempts for j in jobs],
-        [j.correlation_id for j in jobs],
+        [e.received_at.timestamp() for e in events],
+        *_columns(kinds, 7),
+        ids,
+        event_nos,
+        kind_nos,
+        handed_off,
+        ordering_keys,
         node,
-        [j.holds_key for j in jobs],
     )
     duplicates: dict[UUID, UUID] = {}
     blocked: set[UUID] = set()
@@ -121,3 +138,8 @@ def from_row(row: Any, *, id: UUID, vendor: str) -> Event:  # noqa: A002
         body=row["body"],
         received_at=row["received_at"],
     )
+
+
+def _columns(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    """Return *rows* as *width* columns."""
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]

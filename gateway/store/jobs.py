@@ -67,7 +67,7 @@ async def settle(db: Database, batch: Sequence[Settled], *, node: str) -> set[UU
         [s.delay_seconds for s in batch],
         [s.http_status for s in batch],
         [s.error for s in batch],
-        [s.started_at for s in batch],
+        [s.started_at.timestamp() for s in batch],
         [s.duration_ms for s in batch],
         [s.outcome for s in batch],
         [s.request for s in batch],

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
-import uuid_utils.compat
 from aiohttp import web
 
 from gateway.config.model import Webhook
@@ -19,6 +18,7 @@ from gateway.model import Event
 from gateway.queue.acceptance import AcceptanceDesk, Receipt
 from gateway.routing import Router
 from gateway.store.events import Acceptance
+from gateway.store.ids import new_id
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
 from gateway.web.caller import Networks, caller_address
@@ -158,7 +158,7 @@ class Intake:
         decoded: object = UNDECODED
         if door.decodes or self.router.reads_body(vendor):
             decoded = decode_received(body, headers)
-        event_id = uuid_utils.compat.uuid7()
+        event_id = new_id()
         event = Event(
             id=event_id,
             vendor=vendor,
@@ -323,7 +323,7 @@ def _json(
     return _answer(
         status,
         _encode(body),
-        correlation_id or str(uuid_utils.compat.uuid7()),
+        correlation_id or str(new_id()),
         "application/json",
         headers,
     )

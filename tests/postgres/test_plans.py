@@ -88,17 +88,17 @@ async def statements(connection: Any) -> dict[str, list[Any]]:
     lanes = ["lane0", "lane1", "lane2", "idle"]
     return {
         "events.accept": [
-            *(events, ["shop"] * size, ["t"] * size, [str(id_) for id_ in events], ["c"] * size),
-            *([None] * size, ["{}"] * size, [""] * size, [b"{}"] * size, [now] * size),
-            *([60.0] * size, jobs, events, ["orders"] * size, ["lane0"] * size, ["call"] * size),
-            *(["running"] * size, [5] * size, [None] * size, [0.0] * size, [3] * size),
-            *(["c"] * size, NODE, [False] * size),
+            *(["shop"], [60.0], events, [1] * size, ["t"] * size, [str(id_) for id_ in events]),
+            *([None] * size, [None] * size, ["{}"] * size, [""] * size, [b"{}"] * size),
+            *([now.timestamp()] * size, ["orders"], ["lane0"], ["call"], [5], [0.0], [3], [False]),
+            *(jobs, list(range(1, size + 1)), [1] * size, [True] * size, [None] * size, NODE),
         ],
         "jobs.claim": [lanes, [7, 50, 400, 10], [1, 8, 58, 2], NODE, floor],
         "events.of_jobs": [ours, 32768],
         "jobs.settle": [
             *(ours, [0] * count, ["completed"] * count, [1] * count, [0.0] * count),
-            *([200] * count, [None] * count, [now] * count, [1.0] * count, ["completed"] * count),
+            *([200] * count, [None] * count, [now.timestamp()] * count),
+            *([1.0] * count, ["completed"] * count),
             *(["{}"] * count, ["{}"] * count, NODE, *([[]] * 14)),
         ],
         "jobs.promote": [100, floor],

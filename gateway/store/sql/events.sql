@@ -7,14 +7,19 @@
 -- A job is handed off (inserted as running, held by this node) only while the node is known to
 -- live: the key-share lock makes a rescuer's DELETE wait for us, and us see it. One row of nulls
 -- says that we are taken for dead and that the jobs went to the backlog instead.
+-- What the items of a batch share is sent once: $1-$2 the vendors, $13-$19 the kinds of jobs, to
+-- which the events ($3-$12) and the jobs ($20-$24) refer by position.
 WITH me AS (
-    SELECT node FROM gateway.nodes WHERE node = $23 FOR KEY SHARE
+    SELECT node FROM gateway.nodes WHERE node = $25 FOR KEY SHARE
 ), incoming AS MATERIALIZED (
-    SELECT *
-    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-                $8::text[], $9::bytea[], $10::timestamptz[], $11::float8[])
-        AS e (id, vendor, event_type, dedupe_key, correlation_id, traceparent, headers,
-              query, body, received_at, dedupe_window_seconds)
+    SELECT e.*, v.vendor, v.dedupe_window_seconds
+    FROM unnest($3::uuid[], $4::int[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
+                $10::text[], $11::bytea[], $12::float8[]) WITH ORDINALITY
+            AS e (id, vendor_no, event_type, dedupe_key, correlation_id, traceparent, headers,
+                  query, body, received_at, no)
+        JOIN unnest($1::text[], $2::float8[]) WITH ORDINALITY
+            AS v (vendor, dedupe_window_seconds, no) ON v.no = e.vendor_no
+    ORDER BY e.no
 ), keyed AS (
     INSERT INTO gateway.dedupe_keys AS d (vendor, key, event_id, expires_at)
     SELECT vendor, dedupe_key, id, now() + make_interval(secs => least(dedupe_window_seconds, 3e9))
@@ -32,27 +37,33 @@ WITH me AS (
 ), stored AS (
     INSERT INTO gateway.events (id, vendor, event_type, dedupe_key, correlation_id, traceparent,
                                 headers, query, body, received_at)
-    SELECT id, vendor, event_type, dedupe_key, correlation_id, traceparent,
-           headers::jsonb, query, body, received_at
+    SELECT id, vendor, event_type, dedupe_key, coalesce(correlation_id, id::text), traceparent,
+           headers::jsonb, query, body, to_timestamp(received_at)
     FROM incoming
     WHERE id NOT IN (SELECT id FROM duplicate)
 ), queued AS (
     INSERT INTO gateway.jobs (id, event_id, route, vendor, kind, state, priority, ordering_key,
                               holds_key, run_at, max_attempts, node, claim_no, correlation_id)
-    SELECT id, event_id, route, vendor, kind,
-           CASE WHEN state = 'running' AND me.node IS NULL THEN 'available' ELSE state END
-               ::gateway.job_state,
-           priority, ordering_key, holds_key,
-           now() + make_interval(secs => least(delay_seconds, 3e9)), max_attempts,
-           CASE state WHEN 'running' THEN me.node END,
-           CASE WHEN state = 'running' AND me.node IS NOT NULL THEN 1 ELSE 0 END,
-           correlation_id
-    FROM unnest($12::uuid[], $13::uuid[], $14::text[], $15::text[], $16::text[], $17::text[],
-                $18::int[], $19::text[], $20::float8[], $21::int[], $22::text[], $24::boolean[])
-        AS j (id, event_id, route, vendor, kind, state,
-              priority, ordering_key, delay_seconds, max_attempts, correlation_id, holds_key)
+    SELECT j.id, i.id, k.route, k.vendor, k.kind,
+           CASE WHEN j.handed_off AND me.node IS NOT NULL THEN 'running'
+                WHEN k.delay_seconds > 0 THEN 'scheduled'
+                ELSE 'available' END::gateway.job_state,
+           k.priority, j.ordering_key, k.holds_key,
+           now() + make_interval(secs => least(k.delay_seconds, 3e9)), k.max_attempts,
+           CASE WHEN j.handed_off THEN me.node END,
+           (j.handed_off AND me.node IS NOT NULL)::int,
+           coalesce(i.correlation_id, i.id::text)
+    FROM unnest($20::uuid[], $21::int[], $22::int[], $23::boolean[], $24::text[])
+            AS j (id, event_no, kind_no, handed_off, ordering_key)
+        JOIN incoming i ON i.no = j.event_no
+        JOIN unnest($13::text[], $14::text[], $15::text[], $16::int[], $17::float8[], $18::int[],
+                    $19::boolean[]) WITH ORDINALITY
+            AS k (route, vendor, kind, priority, delay_seconds, max_attempts, holds_key, no)
+            ON k.no = j.kind_no
         LEFT JOIN me ON true
-    WHERE event_id NOT IN (SELECT id FROM duplicate)
+    WHERE i.id NOT IN (SELECT id FROM duplicate)
+    -- Each job with a key locks its line: in one order, so that two nodes cannot deadlock.
+    ORDER BY k.route, j.ordering_key, j.id
     RETURNING id, state
 )
 SELECT id, original_id FROM duplicate

@@ -53,7 +53,7 @@ SELECT * FROM claimed ORDER BY priority, id
 WITH outcome AS MATERIALIZED (
     SELECT *
     FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[], $5::float8[], $6::int[], $7::text[],
-                $8::timestamptz[], $9::float8[], $10::text[], $11::text[], $12::text[])
+                $8::float8[], $9::float8[], $10::text[], $11::text[], $12::text[])
         AS o (id, claim_no, state, attempt, delay_seconds, http_status, error,
               started_at, duration_ms, outcome, request, response)
 ), lines AS MATERIALIZED (
@@ -73,7 +73,7 @@ WITH outcome AS MATERIALIZED (
         node        = CASE WHEN o.state IN ('scheduled', 'available') THEN NULL ELSE j.node END,
         last_status = coalesce(o.http_status, j.last_status),
         last_error  = o.error,
-        started_at  = o.started_at,
+        started_at  = to_timestamp(o.started_at),
         finished_at = CASE WHEN o.state IN ('completed', 'dead', 'cancelled') THEN now() END
     FROM outcome o
     WHERE j.id = o.id AND j.id = ANY ($1) AND j.claim_no = o.claim_no AND j.state = 'running'
@@ -82,7 +82,7 @@ WITH outcome AS MATERIALIZED (
 ), history AS (
     INSERT INTO gateway.attempts (job_id, attempt, node, started_at, duration_ms, outcome,
                                   http_status, error, request, response)
-    SELECT o.id, o.attempt, $13, o.started_at, o.duration_ms, o.outcome,
+    SELECT o.id, o.attempt, $13, to_timestamp(o.started_at), o.duration_ms, o.outcome,
            o.http_status, o.error, o.request::jsonb, o.response::jsonb
     FROM outcome o
     WHERE o.outcome <> 'snooze' AND o.id IN (SELECT id FROM settled)
