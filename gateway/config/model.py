@@ -131,6 +131,13 @@ class HeaderAuth(msgspec.Struct, frozen=True):
     value: Secret
 
 
+class QueryAuth(msgspec.Struct, frozen=True):
+    """A secret in the query of each URL."""
+
+    name: str
+    value: Secret
+
+
 class OAuth2Auth(msgspec.Struct, frozen=True):
     """OAuth 2 client credentials."""
 
@@ -138,6 +145,9 @@ class OAuth2Auth(msgspec.Struct, frozen=True):
     client_id: str
     client_secret: Secret
     scopes: tuple[str, ...] = ()
+    audience: str | None = None
+    params: dict[str, str] = {}  # sent to the token endpoint besides
+    auth_style: Literal["basic", "post"] | None = None  # None: basic, and post where that fails
 
 
 class SignAuth(msgspec.Struct, frozen=True):
@@ -147,7 +157,7 @@ class SignAuth(msgspec.Struct, frozen=True):
     secret: Secret
 
 
-Auth = BearerAuth | BasicAuth | HeaderAuth | OAuth2Auth | SignAuth
+Auth = BearerAuth | BasicAuth | HeaderAuth | QueryAuth | OAuth2Auth | SignAuth
 
 
 class Breaker(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ _SECTIONS = (
     ("auth = { … }", specs.AUTH),
     ("auth = { basic = { … } }", specs.BASIC),
     ("auth = { header = { … } }", specs.HEADER),
+    ("auth = { query = { … } }", specs.QUERY),
     ("auth = { oauth2 = { … } }", specs.OAUTH2),
     ("auth = { sign = { … } }", specs.SIGN),
     ("retry = { … }", specs.RETRY),

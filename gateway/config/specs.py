@@ -40,6 +40,7 @@ from gateway.config.model import (
     GatewaySection,
     HeaderAuth,
     OAuth2Auth,
+    QueryAuth,
     QueueSection,
     ResponseOverride,
     Route,
@@ -406,6 +407,25 @@ HEADER = Section(
     ),
 )
 
+QUERY = Section(
+    doc="A secret in the query of each URL, where a vendor takes nothing better.",
+    make=QueryAuth,
+    keys=(
+        Key(
+            name="name",
+            kind=Text("parameter's name", values.parameter_name),
+            default=REQUIRED,
+            doc="the parameter, which no route may set",
+        ),
+        Key(
+            name="value",
+            kind=SecretReference(one_line=True),
+            default=REQUIRED,
+            doc="the secret; it is masked in what is kept and never in an error",
+        ),
+    ),
+)
+
 OAUTH2 = Section(
     doc="OAuth 2 client credentials (RFC 6749, section 4.4).",
     make=OAuth2Auth,
@@ -419,6 +439,19 @@ OAUTH2 = Section(
         Key(name="client_id", kind=_PLAIN, default=REQUIRED, doc="who we are"),
         Key(name="client_secret", kind=SecretReference(), default=REQUIRED, doc="and its proof"),
         Key(name="scopes", kind=ListOf(_PLAIN), default=[], doc="what is asked for"),
+        Key(name="audience", kind=_PLAIN, doc="for whom, where the server wants to know"),
+        Key(
+            name="params",
+            kind=MapOf(_PLAIN, name=values.token_parameter, what="parameter's name"),
+            default={},
+            doc="further parameters of the token request",
+        ),
+        Key(
+            name="auth_style",
+            kind=Choice(("basic", "post")),
+            unset="basic, and post where the server refuses that",
+            doc="how the client is shown: HTTP Basic, or in the form",
+        ),
     ),
 )
 
@@ -441,7 +474,7 @@ def _take_auth(auth: Auth, key: Key) -> Any:
     match auth, key.name:
         case BearerAuth(token), "bearer":
             return token
-        case (BasicAuth(), "basic") | (HeaderAuth(), "header"):
+        case (BasicAuth(), "basic") | (HeaderAuth(), "header") | (QueryAuth(), "query"):
             return auth
         case (OAuth2Auth(), "oauth2") | (SignAuth(), "sign"):
             return auth
@@ -458,6 +491,7 @@ AUTH = Section(
         Key(name="bearer", kind=SecretReference(one_line=True), doc="Authorization: Bearer …"),
         Key(name="basic", kind=Table(BASIC), doc="Authorization: Basic …"),
         Key(name="header", kind=Table(HEADER), doc="a secret in a header of its own"),
+        Key(name="query", kind=Table(QUERY), doc="a secret in the query of each URL"),
         Key(name="oauth2", kind=Table(OAUTH2), doc="OAuth 2 client credentials"),
         Key(name="sign", kind=Table(SIGN), doc="a signature over each request"),
     ),

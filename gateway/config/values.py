@@ -199,6 +199,20 @@ def kept_header_name(text: str) -> str:
     return text
 
 
+def parameter_name(text: str) -> str:
+    """Read the name of a URL's query parameter, which needs no escapes."""
+    if not re.fullmatch(r"[A-Za-z0-9._~-]+(\[[A-Za-z0-9._~-]*\])*", text):
+        raise ValueError("a parameter's name holds letters, digits and - _ . ~")
+    return text
+
+
+def token_parameter(text: str) -> str:
+    """Read the name of a parameter of a token request that has no key of its own."""
+    if text in ("grant_type", "client_id", "client_secret", "scope", "audience"):
+        raise ValueError("it is not set here: it has a key of its own, or is fixed")
+    return parameter_name(text)
+
+
 def field_path(text: str) -> str:
     """Read the path of a body's field: ``"card.number"``, ``"*.token"``."""
     parse_path(text)

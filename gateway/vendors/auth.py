@@ -1,4 +1,4 @@
-"""Show a vendor who calls: fixed headers, a signature, or an OAuth 2 access token."""
+"""Show a vendor who calls: fixed headers, a query key, a signature, or an OAuth 2 access token."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, assert_never
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import quote, quote_plus, urlencode
 
 import msgspec
 
-from gateway.config.model import BasicAuth, BearerAuth, HeaderAuth, OAuth2Auth, SignAuth
+from gateway.config.model import (
+    BasicAuth,
+    BearerAuth,
+    HeaderAuth,
+    OAuth2Auth,
+    QueryAuth,
+    SignAuth,
+)
 from gateway.vendors.calls import Call, CallFailed
 from gateway.webhooks.sign import sign
 
@@ -33,11 +40,14 @@ HttpPost = Callable[[str, bytes, dict[str, str]], Awaitable[tuple[int, bytes]]]
 class Authorization(msgspec.Struct, frozen=True):
     """What authentication adds: ``fixed`` headers, a signature over the call and its URL, a token.
 
-    ``names`` are the headers that belong to it, which no route may set.
+    ``names`` are the headers that belong to it, which no route may set. ``query``, percent-encoded,
+    goes into each URL; no route may set its parameter ``query_name`` either.
     """
 
     fixed: dict[str, str] = {}
     names: frozenset[str] = frozenset()
+    query: str = ""
+    query_name: str = ""
     sign: Callable[[Call, str], dict[str, str]] | None = None
     tokens: AccessTokens | None = None
 
@@ -54,6 +64,9 @@ def authorization_for(api: Api, *, post: HttpPost, now: Callable[[], float]) -> 
             return _fixed("Authorization", _basic(auth.username, auth.password.value))
         case HeaderAuth():
             return _fixed(auth.name, auth.value.value)
+        case QueryAuth():
+            value = quote(auth.value.value, safe="")
+            return Authorization(query=f"{auth.name}={value}", query_name=auth.name)
         case OAuth2Auth():
             return Authorization(
                 names=frozenset({"Authorization"}),
@@ -70,7 +83,7 @@ class AccessTokens:
 
     Renewed shortly before it expires; when that fails, the old one serves until it does expire.
     The client is shown by HTTP Basic, as the RFC wants it, and in the form for those servers that
-    answer ``invalid_client`` to that.
+    answer ``invalid_client`` to that, unless ``auth_style`` settles it.
     """
 
     def __init__(self, auth: OAuth2Auth, *, post: HttpPost, clock: Callable[[], float]) -> None:
@@ -80,7 +93,7 @@ class AccessTokens:
         self._lock = asyncio.Lock()
         self._token = ""
         self._renew_at = self._expires_at = float("-inf")
-        self._secret_in_form = False
+        self._secret_in_form = auth.auth_style == "post"
         self._tries = 0
         self._failure: CallFailed | None = None
 
@@ -117,7 +130,8 @@ class AccessTokens:
 
     async def _refresh(self) -> None:
         status, answer = await self._ask()
-        if status in (400, 401) and not self._secret_in_form and _refused_client(status, answer):
+        undecided = self._auth.auth_style is None and not self._secret_in_form
+        if undecided and status in (400, 401) and _refused_client(status, answer):
             self._secret_in_form = True
             status, answer = await self._ask()
             # What failed in both ways is not decided: start with Basic again the next time.
@@ -141,6 +155,9 @@ class AccessTokens:
         form = {"grant_type": "client_credentials"}
         if auth.scopes:
             form["scope"] = " ".join(auth.scopes)
+        if auth.audience:
+            form["audience"] = auth.audience
+        form |= auth.params
         headers = {
             "Accept": "application/json",
             "Content-Type": "application/x-www-form-urlencoded",

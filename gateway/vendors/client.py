@@ -15,6 +15,7 @@ import ssl as tls
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus
 
 import aiohttp
 from yarl import URL
@@ -196,7 +197,21 @@ class VendorClient:
             )
         if len(self._urls) >= _MAX_PATHS:
             self._urls.clear()
-        url = self._urls[path] = URL(self._base + path, encoded=True)
+        if query := self._authorization.query:
+            asked = path.partition("?")[2]
+            if any(
+                unquote_plus(part.partition("=")[0]) == self._authorization.query_name
+                for part in asked.split("&")
+            ):
+                raise CallFailed(
+                    "request",
+                    f"parameter {self._authorization.query_name!r} is the vendor's auth; a call's "
+                    "path may not set it",
+                )
+            url = URL(f"{self._base}{path}{'&' if '?' in path else '?'}{query}", encoded=True)
+        else:
+            url = URL(self._base + path, encoded=True)
+        self._urls[path] = url
         return url
 
     async def _post(self, url: str, form: bytes, headers: dict[str, str]) -> tuple[int, bytes]:

@@ -14,7 +14,15 @@ from urllib.parse import quote, quote_plus
 
 import msgspec
 
-from gateway.config.model import Api, BasicAuth, BearerAuth, HeaderAuth, Secret, SignAuth
+from gateway.config.model import (
+    Api,
+    BasicAuth,
+    BearerAuth,
+    HeaderAuth,
+    QueryAuth,
+    Secret,
+    SignAuth,
+)
 from gateway.masks import MASK, Path, masked_body, parse_path
 from gateway.vendors.calls import Call, Reply
 
@@ -44,6 +52,7 @@ class Redaction(msgspec.Struct, frozen=True, kw_only=True):
     """What is particular to one vendor about what may be kept of its calls."""
 
     base_url: str  # which holds no credentials
+    query_name: str = ""  # of the parameter that authentication adds
     idempotency_header: str = ""
     keep: frozenset[str] = frozenset()  # further headers, in lower case
     paths: frozenset[Path] = frozenset()  # of fields that are masked
@@ -54,6 +63,7 @@ def redaction_for(api: Api) -> Redaction:
     """Return what *api* says about it."""
     return Redaction(
         base_url=api.base_url,
+        query_name=api.auth.name if isinstance(api.auth, QueryAuth) else "",
         idempotency_header=api.idempotency_header,
         keep=frozenset(name.lower() for name in api.keep_headers),
         paths=frozenset(map(parse_path, api.redact)),
@@ -65,7 +75,7 @@ def describe_request(call: Call, *, redaction: Redaction, excerpt_bytes: int) ->
     """Return what is kept of *call*: method, url, allowed headers, and the body's beginning."""
     described: dict[str, Any] = {
         "method": _plain(call.method),
-        "url": _url(redaction.base_url + call.path),
+        "url": _sent_url(call.path, redaction),
     }
     headers = _kept(call.headers, redaction.keep) if call.headers else {}
     if call.content_type and call.body is not None:
@@ -87,6 +97,10 @@ def describe_request(call: Call, *, redaction: Redaction, excerpt_bytes: int) ->
 def describe_reply(reply: Reply, *, redaction: Redaction, excerpt_bytes: int) -> dict[str, Any]:
     """Return what is kept of *reply*: status, allowed headers, and the body's beginning."""
     headers = _kept(reply.headers, redaction.keep)
+    for secret in redaction.secrets:
+        for name, value in headers.items():
+            if secret.decode() in value:
+                headers[name] = value.replace(secret.decode(), MASK)
     described: dict[str, Any] = {
         "status": reply.status,
         "headers": headers,
@@ -102,6 +116,13 @@ def describe_reply(reply: Reply, *, redaction: Redaction, excerpt_bytes: int) ->
     return described
 
 
+def _sent_url(path: str, redaction: Redaction) -> str:
+    url = _url(redaction.base_url + path)
+    if redaction.query_name:
+        url += f"{'&' if '?' in path else '?'}{redaction.query_name}={MASK}"
+    return url
+
+
 def _secrets(api: Api) -> tuple[bytes, ...]:
     """Return the ways in which the vendor is shown the secret of its ``auth``."""
     match api.auth:
@@ -109,8 +130,8 @@ def _secrets(api: Api) -> tuple[bytes, ...]:
             texts = {value}
         case BasicAuth(username, Secret(_, value)):
             texts = {value, b64encode(f"{username}:{value}".encode()).decode()}
-        case SignAuth(_, Secret(_, value)):
-            texts = {value}  # sent as it is where the algorithm is "token"
+        case QueryAuth(_, Secret(_, value)) | SignAuth(_, Secret(_, value)):
+            texts = {value}
         case _:
             return ()
     texts |= {quote(value, safe=""), quote_plus(value)}

@@ -13,11 +13,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.config.model import Api, BasicAuth, BearerAuth, HeaderAuth, Rate, Secret, SignAuth
+from gateway.config.model import (
+    Api,
+    BasicAuth,
+    BearerAuth,
+    HeaderAuth,
+    QueryAuth,
+    Rate,
+    Secret,
+    SignAuth,
+)
 from gateway.errors import ConfigInvalid
 from gateway.vendors.calls import Call, CallFailed, Reply
 from gateway.vendors.client import VendorClient
 from gateway.vendors.limits import StrictLimiter
+from gateway.vendors.redact import describe_reply, describe_request, redaction_for
 from gateway.webhooks.presets import PRESETS
 from gateway.webhooks.verify import SignedRequest, Verifier
 
@@ -249,6 +259,51 @@ async def test_fixed_authentication_is_sent(
 ) -> None:
     await send(api(vendor.url, auth=auth))
     assert vendor.requests[0].header(name) == value
+
+
+KEYED = QueryAuth("api_key", Secret("env:K", "s3cr3t/k&y"))
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/deals", "/deals?api_key=s3cr3t%2Fk%26y"),
+        ("/deals?a=1", "/deals?a=1&api_key=s3cr3t%2Fk%26y"),
+        ("/deals?xapi_key=1", "/deals?xapi_key=1&api_key=s3cr3t%2Fk%26y"),
+    ],
+)
+async def test_a_query_key_is_sent_and_masked(vendor: ScriptedVendor, path: str, sent: str) -> None:
+    keyed = api(vendor.url, auth=KEYED)
+    await send(keyed, path=path)
+    assert vendor.requests[0].line == f"POST {sent} HTTP/1.1"
+    described = describe_request(
+        Call(method="POST", path=path), redaction=redaction_for(keyed), excerpt_bytes=99
+    )
+    assert described["url"].endswith("api_key=***")
+    assert "s3cr3t" not in str(described)
+
+
+@pytest.mark.parametrize("path", ["/?api_key=evil", "/?a=1&api%5Fkey=evil", "/?api_key"])
+async def test_a_route_never_replaces_a_query_key(vendor: ScriptedVendor, path: str) -> None:
+    failure = await failure_of(api(vendor.url, auth=KEYED), path=path)
+    assert failure.kind == "request"
+    assert "evil" not in failure.text
+    assert vendor.requests == []
+
+
+async def test_no_failure_shows_a_query_key(vendor: ScriptedVendor) -> None:
+    for answer in (hangs, resets, then_ends(b"x"), then_ends(b"HTTP/1.1 200 OK\r\n\r")):
+        vendor.answer = answer
+        failure = await failure_of(api(vendor.url, auth=KEYED, timeout_seconds=0.2))
+        assert "s3cr3t" not in str(failure)
+    where = "/x?api_key=s3cr3t%2Fk%26y"
+    vendor.answer = says(
+        f"HTTP/1.1 302 Found\r\nLocation: {where}\r\nContent-Length: 10\r\n\r\n".encode(),
+        b"s3cr3t/k&y",
+    )
+    keyed = api(vendor.url, auth=KEYED)
+    described = describe_reply(await send(keyed), redaction=redaction_for(keyed), excerpt_bytes=99)
+    assert "s3cr3t" not in str(described)
 
 
 async def test_a_signed_call_verifies_as_a_webhook(vendor: ScriptedVendor) -> None:

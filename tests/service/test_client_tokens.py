@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -138,6 +139,23 @@ async def test_a_server_that_wants_the_secret_in_the_form_gets_it_there() -> Non
     assert await tokens.get() == "t2"
     assert ["Authorization" in headers for _, headers in endpoint.asked] == [True, False, False]
     assert "client_id=an+id&client_secret=s3cr3t%2B%2F" in endpoint.asked[2][0]
+
+
+@pytest.mark.parametrize("style", ["basic", "post"])
+async def test_a_settled_style_is_never_changed_and_extra_parameters_go_along(style: Any) -> None:
+    auth = msgspec.structs.replace(
+        AUTH, auth_style=style, audience="https://api.example/", params={"resource": "r 1"}
+    )
+    endpoint = Endpoint((401, '{"error": "invalid_client"}'), grant("t1"))
+    tokens = AccessTokens(auth, post=endpoint, clock=Clock())
+    with pytest.raises(CallFailed, match="invalid_client"):
+        await tokens.get()
+    assert await tokens.get() == "t1"
+    assert len(endpoint.asked) == 2
+    for form, headers in endpoint.asked:
+        assert "&audience=https%3A%2F%2Fapi.example%2F&resource=r+1" in form
+        assert ("Authorization" in headers) == (style == "basic")
+        assert ("client_secret" in form) == (style == "post")
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,9 @@ call = "POST acme:/x"
 ENVIRON = {"SECRET": "tops3cret", "EMPTY": " ", "TWO_LINES": "tops3cret\nX: 1", "SHORT": "abc"}
 
 
+OAUTH2 = "token_url = 'https://a.example', client_id = 'a', client_secret = 'env:SECRET'"
+
+
 def find(text: str, folder: Path) -> tuple[list[Fault], list[str]]:
     path = folder / "gateway.toml"
     path.write_text(text)
@@ -150,6 +153,30 @@ FAULTS = [
         "auth = { basic = { username = 'u' } }",
         "vendors.acme.api.auth.basic.password",
         "is missing",
+    ),
+    (
+        "api",
+        "auth = { query = { name = 'a b', value = 'env:SECRET' } }",
+        "vendors.acme.api.auth.query.name",
+        "letters, digits",
+    ),
+    (
+        "api",
+        "auth = { query = { name = 'k', value = 'tops3cret' } }",
+        "vendors.acme.api.auth.query.value",
+        '"env:NAME"',
+    ),
+    (
+        "api",
+        f"auth = {{ oauth2 = {{ {OAUTH2}, auth_style = 'form' }} }}",
+        "vendors.acme.api.auth.oauth2.auth_style",
+        '"basic" or "post"',
+    ),
+    (
+        "api",
+        f"auth = {{ oauth2 = {{ {OAUTH2}, params = {{ grant_type = 'password' }} }} }}",
+        "vendors.acme.api.auth.oauth2.params.grant_type",
+        "key of its own",
     ),
     (
         "api",
