@@ -7,17 +7,19 @@ import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 
 from gateway.config.model import Config, Route, Webhook
 from gateway.webhooks.scheme import Scheme
-from gateway.webhooks.sign import sign
+from gateway.webhooks.sign import sign, sign_body
 
 # The dotted path of a field in an expression or template.
 _FIELD = re.compile(r"\bevent\.([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
 
 FALLBACK_TYPE = "gateway.test"
+FORM = "application/x-www-form-urlencoded"
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -59,8 +61,11 @@ def make_sample(
         decoded = _decode(body) if decoded is None else decoded
         _put_all(decoded, [scheme.timestamp], _timestamp(scheme, now))
     if decoded is not None:
-        body = msgspec.json.encode(decoded)
-    return Sample(body or b"", _headers(webhook, body or b"", event_type, message_id, now, url))
+        body = _encode(decoded, scheme)
+    body = body or b""
+    if scheme is not None:
+        body = sign_body(scheme, _secret(webhook), body, now=now, message_id=message_id)
+    return Sample(body, _headers(webhook, body, event_type, message_id, now, url))
 
 
 def choose_event_type(config: Config, vendor: str) -> str:
@@ -107,6 +112,8 @@ def _headers(
     webhook: Webhook, body: bytes, event_type: str, message_id: str, now: float, url: str
 ) -> dict[str, str]:
     headers = {"Content-Type": "application/json" if _decode(body) is not None else "text/plain"}
+    if webhook.verify is not None and webhook.verify.check == "twilio":
+        headers["Content-Type"] = FORM  # a JSON body would have to be signed in the URL
     for source, text in ((webhook.event_type, event_type), (webhook.dedupe, message_id)):
         kind, _, name = source.partition("|")[0].strip().partition(":")
         if kind == "header":
@@ -114,7 +121,7 @@ def _headers(
     if webhook.verify is not None:
         headers |= sign(
             webhook.verify,
-            webhook.secrets[0].value,
+            _secret(webhook),
             body=body,
             now=now,
             message_id=message_id,
@@ -122,6 +129,17 @@ def _headers(
             event_type=event_type,
         )
     return headers
+
+
+def _secret(webhook: Webhook) -> str:
+    return webhook.secrets[0].value if webhook.secrets else ""  # some schemes need none
+
+
+def _encode(decoded: Any, scheme: Scheme | None) -> bytes:
+    if scheme is not None and scheme.check == "twilio" and isinstance(decoded, dict):
+        flat = {name: value for name, value in decoded.items() if isinstance(value, str | int)}
+        return urlencode(flat).encode()
+    return msgspec.json.encode(decoded)
 
 
 def _id_sources(webhook: Webhook) -> list[str]:
@@ -147,13 +165,13 @@ def _put_all(decoded: Any, sources: list[str], value: object) -> None:
 
 def _put(place: Any, path: list[str], value: object) -> None:
     *way, last = path
-    for step in way:
+    for step, following in zip(way, path[1:], strict=True):
         if isinstance(place, list):
             if not step.isdecimal() or int(step) >= len(place):
                 return
             place = place[int(step)]
         elif isinstance(place, dict):
-            place = place.setdefault(step, {})
+            place = place.setdefault(step, [{}] if following == "0" else {})
         else:
             return
     if isinstance(place, dict):

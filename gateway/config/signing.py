@@ -12,7 +12,7 @@ from gateway.config.kinds import Choice, Text, duration
 from gateway.config.place import BAD, Place, nearest, type_text
 from gateway.config.walker import Key, Kind, ListOf, Section, Table
 from gateway.webhooks.presets import PRESETS
-from gateway.webhooks.scheme import Scheme
+from gateway.webhooks.scheme import OF_EVERY_CHECK, Scheme
 from gateway.webhooks.verify import Plan
 
 
@@ -25,7 +25,8 @@ _ANY_TEXT = Text("string", str)
 _SOURCE = Text('source ("header:X-Name", "body:a.b")', values.scheme_source, lambda s: s or None)
 
 SCHEME = Section(
-    doc="How a sender signs: an HMAC over parts of the request, or a shared token.",
+    doc="How a sender signs: an HMAC over parts of the request, a public key's signature, or a "
+    "shared token. docs/senders.md tabulates the presets.",
     make=dict,  # SchemeKind makes the Scheme, from a preset or from nothing
     keys=(
         Key(
@@ -42,7 +43,8 @@ SCHEME = Section(
         Key(
             name="algorithm",
             kind=_choices("algorithm"),
-            doc="the HMAC's hash; token: the bare secret is sent",
+            doc="the HMAC's hash; token: the bare secret is sent; the last three: the secret is "
+            "the sender's public key, PEM or in key_encoding",
         ),
         Key(name="encoding", kind=_choices("encoding"), doc="how the signature is written"),
         Key(name="prefix", kind=_ANY_TEXT, doc='stands before each signature ("sha256=")'),
@@ -56,7 +58,7 @@ SCHEME = Section(
             name="signed",
             kind=_ANY_TEXT,
             doc="what is signed: a text with {body}, {timestamp}, {id}, {method}, {url}, "
-            "{header:X-Name}, {body:a.b}",
+            "{decoded_url}, {header:X-Name}, {query:name}, {body:a.b}",
         ),
         Key(name="timestamp", kind=_SOURCE, doc='where the time of sending is; also "field:t"'),
         Key(name="timestamp_unit", kind=_choices("timestamp_unit"), doc="how it is written"),
@@ -74,6 +76,11 @@ SCHEME = Section(
             name="dedupe",
             kind=Text("source", values.dedupe_source),
             doc='where the key is that repeated deliveries share; or "hash", "none"',
+        ),
+        Key(
+            name="keys_url",
+            kind=_ANY_TEXT,
+            doc="where plaid tells its public keys: the same of sandbox.plaid.com for its sandbox",
         ),
     ),
 )
@@ -142,11 +149,23 @@ class SchemeKind(Kind):
             scheme = Scheme(**fields)
         else:
             scheme = msgspec.structs.replace(PRESETS[preset], **fields)
+        if scheme.check:
+            return self._check_overrides(scheme, given, place)
         try:
             Plan(scheme)
         except ValueError as error:
             return place.fault("this scheme cannot work", str(error))
         return scheme
+
+    def _check_overrides(self, scheme: Scheme, given: dict[str, Any], place: Place) -> Any:
+        """Refuse keys that say nothing where a sender's own function verifies."""
+        may = {key.name for key in SCHEME.keys if key.target in OF_EVERY_CHECK}
+        for name in sorted(set(given) - may - {"preset"}):
+            place.at(name).fault(
+                f"has no effect: {scheme.name} is verified in its own way",
+                f"of a preset like this only {', '.join(sorted(may))} can be changed",
+            )
+        return scheme if set(given) <= may | {"preset"} else BAD
 
     def spell(self, value: Scheme) -> Any:
         """Return a preset's name, or a table of what differs from it, or the whole table."""

@@ -6,13 +6,21 @@ import binascii
 from collections.abc import Callable
 from typing import assert_never
 
-from gateway.webhooks.scheme import Scheme
+from gateway.webhooks.scheme import Alternative, Scheme
 
-DIGEST_BYTES = {"sha1": 20, "sha256": 32, "sha512": 64}
+# The least and most bytes of a signature; ECDSA's is DER, RSA's as long as the key.
+SIGNATURE_BYTES = {
+    "sha1": (20, 20),
+    "sha256": (32, 32),
+    "sha512": (64, 64),
+    "ed25519": (64, 64),
+    "ecdsa-sha256": (8, 72),
+    "rsa-sha256": (256, 1024),
+}
 
 
-def decode_key(scheme: Scheme, secret: str) -> bytes:
-    """Return the HMAC key that *secret* stands for.
+def decode_key(scheme: Scheme | Alternative, secret: str) -> bytes:
+    """Return the key that *secret* stands for.
 
     ``ValueError`` says what is wrong with it, never what it is.
     """
@@ -29,7 +37,7 @@ def decode_key(scheme: Scheme, secret: str) -> bytes:
     return key
 
 
-def signature_decoder(scheme: Scheme) -> Callable[[str], bytes | None]:
+def signature_decoder(scheme: Scheme | Alternative) -> Callable[[str], bytes | None]:
     """Return a function from a header's signature to its bytes; None for a malformed one.
 
     Exactly one text is accepted per digest, but for the case of hex digits (and the padding of
@@ -37,7 +45,7 @@ def signature_decoder(scheme: Scheme) -> Callable[[str], bytes | None]:
     """
     if scheme.algorithm == "token":
         return lambda text: text.encode() if text.isascii() else None
-    size = DIGEST_BYTES[scheme.algorithm]
+    least, most = SIGNATURE_BYTES[scheme.algorithm]
     match scheme.encoding:
         case "hex":
 
@@ -46,7 +54,7 @@ def signature_decoder(scheme: Scheme) -> Callable[[str], bytes | None]:
                     digest = binascii.unhexlify(text)
                 except ValueError:
                     return None
-                return digest if len(digest) == size else None
+                return digest if least <= len(digest) <= most else None
 
         case "base64":
 
@@ -56,7 +64,7 @@ def signature_decoder(scheme: Scheme) -> Callable[[str], bytes | None]:
                 except ValueError:
                     return None
                 canonical = binascii.b2a_base64(digest, newline=False) == text.encode()
-                return digest if canonical and len(digest) == size else None
+                return digest if canonical and least <= len(digest) <= most else None
 
         case "base64url":
 
@@ -68,7 +76,7 @@ def signature_decoder(scheme: Scheme) -> Callable[[str], bytes | None]:
                     return None
                 padded = _encode_url_safe(digest)
                 canonical = text in (padded, padded.rstrip("="))
-                return digest if canonical and len(digest) == size else None
+                return digest if canonical and least <= len(digest) <= most else None
 
         case _:
             assert_never(scheme.encoding)

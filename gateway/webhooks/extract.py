@@ -151,16 +151,22 @@ def _compile_one(source: str) -> Lookup:
     )
 
 
+def node_at(value: object, path: list[str]) -> object:
+    """Return what stands at *path* of a decoded body; None if there is nothing, or a null."""
+    for step in path:
+        match value:
+            case dict():
+                value = value.get(step)
+            case list() if step.isdecimal() and len(step) < 10 and int(step) < len(value):
+                value = value[int(step)]
+            case _:
+                return None
+    return value
+
+
 def _compile_path(path: list[str]) -> Lookup:
     def look(_headers: Headers, value: object) -> str | None:
-        for step in path:
-            match value:
-                case dict():
-                    value = value.get(step)
-                case list() if step.isdecimal() and len(step) < 10 and int(step) < len(value):
-                    value = value[int(step)]
-                case _:
-                    return None
+        value = node_at(value, path)
         match value:
             case str():
                 return value or None

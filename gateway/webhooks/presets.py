@@ -6,10 +6,14 @@ it delivers the event again.
 
 from __future__ import annotations
 
-from gateway.webhooks.scheme import Scheme
+from gateway.webhooks.scheme import Alternative, Handshake, Scheme
+
+_AWS_CONFIRMATION = (
+    r"https://sns\.[a-z]{2}(?:-[a-z0-9]{1,12}){2,3}\.amazonaws\.com(?:\.cn)?/"
+    r"\?Action=ConfirmSubscription&[A-Za-z0-9%&=:._-]{1,2000}"
+)
 
 _SCHEMES = (
-    # https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
     Scheme(
         name="standard-webhooks",
         header="webhook-signature",
@@ -23,8 +27,10 @@ _SCHEMES = (
         key_prefix="whsec_",
         event_type="body:type",
         dedupe="header:webhook-id",
+        alternative=Alternative(algorithm="ed25519", prefix="v1a,", key_prefix="whpk_"),
+        link="https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md",
     ),
-    # https://docs.svix.com/receiving/verifying-payloads/how-manual: also sends the standard names
+    # also sends the standard names
     Scheme(
         name="svix",
         header=("svix-signature", "webhook-signature"),
@@ -38,8 +44,10 @@ _SCHEMES = (
         key_prefix="whsec_",
         event_type="body:type",
         dedupe="header:svix-id | header:webhook-id",
+        alternative=Alternative(algorithm="ed25519", prefix="v1a,", key_prefix="whpk_"),
+        link="https://docs.svix.com/receiving/verifying-payloads/how-manual",
     ),
-    # https://docs.stripe.com/webhooks/signature: the key is the whole text, "whsec_" included
+    # the key is the whole text, "whsec_" included
     Scheme(
         name="stripe",
         header="Stripe-Signature",
@@ -49,42 +57,43 @@ _SCHEMES = (
         timestamp="field:t",
         event_type="body:type",
         dedupe="body:id",
+        link="https://docs.stripe.com/webhooks/signature",
     ),
-    # https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries
     Scheme(
         name="github",
         header="X-Hub-Signature-256",
         prefix="sha256=",
         event_type="header:X-GitHub-Event",
         dedupe="header:X-GitHub-Delivery",
+        link="https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries",
     ),
-    # https://docs.gitlab.com/user/project/integrations/webhooks/: the bare secret token; a signing
-    # token of newer versions is "standard-webhooks" with this event type. X-Gitlab-Event-UUID would
-    # be no dedupe key: events that webhooks set off in turn share it
+    # the bare secret token; a signing token of newer versions is "standard-webhooks" with this
+    # event type. X-Gitlab-Event-UUID would be no dedupe key: events that webhooks set off in turn
+    # share it
     Scheme(
         name="gitlab",
         header="X-Gitlab-Token",
         algorithm="token",
         event_type="header:X-Gitlab-Event",
         dedupe="header:Idempotency-Key",
+        link="https://docs.gitlab.com/user/project/integrations/webhooks/",
     ),
-    # https://support.atlassian.com/bitbucket-cloud/docs/manage-webhooks/
     Scheme(
         name="bitbucket",
         header="X-Hub-Signature",
         prefix="sha256=",
         event_type="header:X-Event-Key",
         dedupe="header:X-Request-UUID",
+        link="https://support.atlassian.com/bitbucket-cloud/docs/manage-webhooks/",
     ),
-    # https://shopify.dev/docs/apps/build/webhooks/subscribe/https
     Scheme(
         name="shopify",
         header="X-Shopify-Hmac-Sha256",
         encoding="base64",
         event_type="header:X-Shopify-Topic",
         dedupe="header:X-Shopify-Webhook-Id",
+        link="https://shopify.dev/docs/apps/build/webhooks/subscribe/https",
     ),
-    # https://docs.slack.dev/authentication/verifying-requests-from-slack/
     Scheme(
         name="slack",
         header="X-Slack-Signature",
@@ -93,8 +102,9 @@ _SCHEMES = (
         timestamp="header:X-Slack-Request-Timestamp",
         event_type="body:event.type | body:type",
         dedupe="body:event_id",
+        handshakes=(Handshake(match={"body:type": "url_verification"}, body="{body:challenge}"),),
+        link="https://docs.slack.dev/authentication/verifying-requests-from-slack/",
     ),
-    # https://developers.zoom.us/docs/api/webhooks/#verify-webhook-events
     Scheme(
         name="zoom",
         header="x-zm-signature",
@@ -102,8 +112,18 @@ _SCHEMES = (
         signed="v0:{timestamp}:{body}",
         timestamp="header:x-zm-request-timestamp",
         event_type="body:event",
+        # Unsigned, the answer would sign events for whoever asks: "v0:…:{…}" as the token.
+        handshakes=(
+            Handshake(
+                match={"body:event": "endpoint.url_validation"},
+                body='{"plainToken":"{body:payload.plainToken}",'
+                '"encryptedToken":"{hmac-hex:body:payload.plainToken}"}',
+                content_type="application/json",
+            ),
+        ),
+        link="https://developers.zoom.us/docs/api/webhooks/#verify-webhook-events",
     ),
-    # https://developer.squareup.com/docs/webhooks/step3validate: the URL as configured at Square
+    # the URL as configured at Square
     Scheme(
         name="square",
         header="x-square-hmacsha256-signature",
@@ -111,9 +131,9 @@ _SCHEMES = (
         signed="{url}{body}",
         event_type="body:type",
         dedupe="body:event_id",
+        link="https://developer.squareup.com/docs/webhooks/step3validate",
     ),
-    # https://developer.zendesk.com/documentation/webhooks/verifying/: bodies are the customer's
-    # own templates, so nothing in them is sure to name one delivery
+    # bodies are the customer's own templates, so nothing in them is sure to name one delivery
     Scheme(
         name="zendesk",
         header="X-Zendesk-Webhook-Signature",
@@ -123,18 +143,18 @@ _SCHEMES = (
         timestamp_unit="iso8601",
         event_type="body:type",
         dedupe="header:X-Zendesk-Webhook-Invocation-Id",
+        link="https://developer.zendesk.com/documentation/webhooks/verifying/",
     ),
-    # https://developers.hubspot.com/docs/apps/developer-platform/build-apps/authentication/request-validation
     Scheme(
         name="hubspot",
         header="X-HubSpot-Signature-v3",
         encoding="base64",
-        signed="{method}{url}{body}{timestamp}",
+        signed="{method}{decoded_url}{body}{timestamp}",
         timestamp="header:X-HubSpot-Request-Timestamp",
         timestamp_unit="ms",
         event_type="body:0.subscriptionType",
+        link="https://developers.hubspot.com/docs/apps/developer-platform/build-apps/authentication/request-validation",
     ),
-    # https://developers.intercom.com/docs/webhooks/webhook-notifications
     Scheme(
         name="intercom",
         header="X-Hub-Signature",
@@ -142,8 +162,8 @@ _SCHEMES = (
         prefix="sha1=",
         event_type="body:topic",
         dedupe="body:id",
+        link="https://developers.intercom.com/docs/webhooks/webhook-notifications",
     ),
-    # https://linear.app/developers/webhooks
     Scheme(
         name="linear",
         header="Linear-Signature",
@@ -152,8 +172,8 @@ _SCHEMES = (
         tolerance_seconds=60.0,
         event_type="header:Linear-Event",
         dedupe="header:Linear-Delivery",
+        link="https://linear.app/developers/webhooks",
     ),
-    # https://developer.paddle.com/webhooks/signature-verification
     Scheme(
         name="paddle",
         header="Paddle-Signature",
@@ -164,14 +184,41 @@ _SCHEMES = (
         tolerance_seconds=5.0,
         event_type="body:event_type",
         dedupe="body:event_id",
+        link="https://developer.paddle.com/webhooks/signature-verification",
     ),
-    # https://developer.xero.com/documentation/guides/webhooks/overview/: events come in batches
-    Scheme(name="xero", header="x-xero-signature", encoding="base64"),
-    # https://developer.intuit.com/app/developer/qbo/docs/develop/webhooks
-    Scheme(name="quickbooks", header="intuit-signature", encoding="base64"),
-    # https://developers.facebook.com/docs/graph-api/webhooks/getting-started: the app's secret
-    Scheme(name="meta", header="X-Hub-Signature-256", prefix="sha256=", event_type="body:object"),
-    # https://www.typeform.com/developers/webhooks/secure-your-webhooks/
+    # events come in batches
+    Scheme(
+        name="xero",
+        header="x-xero-signature",
+        encoding="base64",
+        # It sends both a good and a bad signature and wants to see both told apart.
+        handshakes=(Handshake(match={"body:events": "[]"}),),
+        empty_answers=True,
+        link="https://developer.xero.com/documentation/guides/webhooks/overview/",
+    ),
+    Scheme(
+        name="quickbooks",
+        header="intuit-signature",
+        encoding="base64",
+        link="https://developer.intuit.com/app/developer/qbo/docs/develop/webhooks",
+    ),
+    # the app's secret
+    Scheme(
+        name="meta",
+        header="X-Hub-Signature-256",
+        prefix="sha256=",
+        event_type="body:object",
+        handshakes=(
+            Handshake(
+                method="GET",
+                match={"query:hub.mode": "subscribe"},
+                signed=False,
+                proof="query:hub.verify_token",
+                body="{query:hub.challenge}",
+            ),
+        ),
+        link="https://developers.facebook.com/docs/graph-api/webhooks/getting-started",
+    ),
     Scheme(
         name="typeform",
         header="Typeform-Signature",
@@ -179,8 +226,8 @@ _SCHEMES = (
         prefix="sha256=",
         event_type="body:event_type",
         dedupe="body:event_id",
+        link="https://www.typeform.com/developers/webhooks/secure-your-webhooks/",
     ),
-    # https://developer.calendly.com/api-docs/webhook-signatures
     Scheme(
         name="calendly",
         header="Calendly-Webhook-Signature",
@@ -190,15 +237,16 @@ _SCHEMES = (
         timestamp="field:t",
         tolerance_seconds=180.0,
         event_type="body:event",
+        link="https://developer.calendly.com/api-docs/webhook-signatures",
     ),
-    # https://developers.docusign.com/platform/webhooks/connect/hmac/: one header for each key
+    # one header for each key
     Scheme(
         name="docusign",
         header=tuple(f"X-DocuSign-Signature-{number}" for number in range(1, 11)),
         encoding="base64",
         event_type="body:event",
+        link="https://developers.docusign.com/platform/webhooks/connect/hmac/",
     ),
-    # https://developer.pagerduty.com/docs/verifying-webhook-signatures
     Scheme(
         name="pagerduty",
         header="X-PagerDuty-Signature",
@@ -206,30 +254,240 @@ _SCHEMES = (
         signature_field="v1",
         event_type="body:event.event_type",
         dedupe="body:event.id",
+        link="https://developer.pagerduty.com/docs/verifying-webhook-signatures",
     ),
-    # https://developer.atlassian.com/cloud/jira/platform/webhooks/
     Scheme(
         name="jira",
         header="X-Hub-Signature",
         prefix="sha256=",
         event_type="body:webhookEvent",
         dedupe="header:X-Atlassian-Webhook-Identifier",
+        link="https://developer.atlassian.com/cloud/jira/platform/webhooks/",
     ),
-    # https://developers.notion.com/reference/webhooks
     Scheme(
         name="notion",
         header="X-Notion-Signature",
         prefix="sha256=",
         event_type="body:type",
         dedupe="body:id",
+        # The token that confirms the subscription is the key of all that follows.
+        handshakes=(
+            Handshake(
+                match={"body:verification_token": "*", "body:id": ""},
+                signed=False,
+                learn="body:verification_token",
+            ),
+        ),
+        link="https://developers.notion.com/reference/webhooks",
     ),
-    # https://developers.asana.com/docs/webhooks-guide: events come in batches
-    Scheme(name="asana", header="X-Hook-Signature"),
-    # https://www.dropbox.com/developers/reference/webhooks: bodies only name accounts that changed,
-    # so the next change looks just like the last one
-    Scheme(name="dropbox", header="X-Dropbox-Signature", dedupe="none"),
-    # https://docs.x.com/x-api/webhooks/introduction
-    Scheme(name="x", header="x-twitter-webhooks-signature", encoding="base64", prefix="sha256="),
+    # events come in batches
+    Scheme(
+        name="asana",
+        header="X-Hook-Signature",
+        handshakes=(
+            Handshake(
+                match={"header:X-Hook-Secret": "*"},
+                signed=False,
+                learn="header:X-Hook-Secret",
+                headers={"X-Hook-Secret": "{header:X-Hook-Secret}"},
+            ),
+        ),
+        link="https://developers.asana.com/docs/webhooks-guide",
+    ),
+    # bodies only name accounts that changed, so the next change looks just like the last one
+    Scheme(
+        name="dropbox",
+        header="X-Dropbox-Signature",
+        dedupe="none",
+        handshakes=(
+            Handshake(
+                method="GET",
+                match={"query:challenge": "*"},
+                signed=False,
+                body="{query:challenge}",
+            ),
+        ),
+        link="https://www.dropbox.com/developers/reference/webhooks",
+    ),
+    Scheme(
+        name="x",
+        header="x-twitter-webhooks-signature",
+        encoding="base64",
+        prefix="sha256=",
+        handshakes=(
+            Handshake(
+                method="GET",
+                match={"query:crc_token": "*"},
+                signed=False,
+                body='{"response_token":"sha256={hmac-base64:query:crc_token}"}',
+                content_type="application/json",
+            ),
+        ),
+        link="https://docs.x.com/x-api/webhooks/introduction",
+    ),
+    # Public keys ----------------------------------------------------------------------
+    # interactions and webhook events alike; it probes that bad signatures get 401
+    Scheme(
+        name="discord",
+        header="X-Signature-Ed25519",
+        algorithm="ed25519",
+        signed="{timestamp}{body}",
+        timestamp="header:X-Signature-Timestamp",
+        key_encoding="hex",
+        event_type="body:event.type | body:data.name | body:type",
+        dedupe="body:id",
+        handshakes=(
+            # An interaction's PING, but not a webhook event, which has the same number.
+            Handshake(
+                match={"body:type": "1", "body:event": ""},
+                body='{"type":1}',
+                content_type="application/json",
+            ),
+            Handshake(match={"body:type": "0", "body:event": ""}, status=204),
+        ),
+        link="https://docs.discord.com/developers/interactions/overview",
+    ),
+    # events come in batches
+    Scheme(
+        name="sendgrid",
+        header="X-Twilio-Email-Event-Webhook-Signature",
+        algorithm="ecdsa-sha256",
+        encoding="base64",
+        signed="{timestamp}{body}",
+        timestamp="header:X-Twilio-Email-Event-Webhook-Timestamp",
+        key_encoding="base64",
+        event_type="body:0.event",
+        link="https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/getting-started-event-webhook-security-features",
+    ),
+    # Verified by a function of their own ----------------------------------------------
+    Scheme(
+        name="twilio",
+        check="twilio",
+        header="X-Twilio-Signature",
+        algorithm="sha1",
+        encoding="base64",
+        message="the URL and the sorted form fields; JSON: the URL with `bodySHA256`",
+        event_type="body:MessageStatus | body:CallStatus",
+        dedupe="header:I-Twilio-Idempotency-Token",
+        link="https://www.twilio.com/docs/usage/webhooks/webhooks-security",
+    ),
+    # It signs no more than a time and a token, so what protects the rest is that the token passes
+    # once; and it tries again for 8 hours with the same ones.
+    Scheme(
+        name="mailgun",
+        check="mailgun",
+        header=(),
+        message="`timestamp` and `token` of the body",
+        tolerance_seconds=8 * 3600.0 + 300.0,
+        event_type="body:event-data.event | body:event",
+        dedupe="body:signature.token | body:token",
+        link="https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/securing-webhooks",
+    ),
+    # The signature covers what tells two events apart, and so names them.
+    Scheme(
+        name="adyen",
+        check="adyen",
+        header=(),
+        encoding="base64",
+        key_encoding="hex",
+        message="eight fields of each item",
+        event_type="body:notificationItems.0.NotificationRequestItem.eventCode",
+        dedupe="body:notificationItems.0.NotificationRequestItem.additionalData.hmacSignature",
+        link="https://docs.adyen.com/development-resources/webhooks/secure-webhooks/verify-hmac-signatures/",
+    ),
+    # its secret is the webhook's id
+    Scheme(
+        name="paypal",
+        check="paypal",
+        header="PAYPAL-TRANSMISSION-SIG",
+        algorithm="rsa-sha256",
+        encoding="base64",
+        message="`id|time|webhook id|crc32(body)`",
+        event_type="body:event_type",
+        dedupe="body:id",
+        link="https://developer.paypal.com/api/rest/webhooks/rest/",
+    ),
+    # AWS signs for everybody's topics alike: its secret is the ARN of the topic
+    Scheme(
+        name="aws-sns",
+        check="aws-sns",
+        header=(),
+        algorithm="rsa-sha256",
+        encoding="base64",
+        message="the body's fields as `name\\nvalue\\n`",
+        event_type="body:Type",
+        dedupe="body:MessageId",
+        handshakes=(
+            Handshake(
+                match={"body:Type": "SubscriptionConfirmation"},
+                confirm="body:SubscribeURL",
+                confirm_url=_AWS_CONFIRMATION,
+            ),
+        ),
+        link="https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html",
+    ),
+    # its secret is "client_id:secret", with which the key is asked for
+    Scheme(
+        name="plaid",
+        check="plaid",
+        header="Plaid-Verification",
+        algorithm="ecdsa-sha256",
+        encoding="base64url",
+        message="a JWT with `iat` and the body's SHA-256",
+        keys_url="https://production.plaid.com/webhook_verification_key/get",
+        event_type="body:webhook_code",
+        link="https://plaid.com/docs/api/webhooks/webhook-verification/",
+    ),
+    # Nothing signed, but a secret shown -----------------------------------------------
+    Scheme(
+        name="microsoft-graph",
+        check="microsoft-graph",
+        header=(),
+        message="nothing; each notification shows `clientState`",
+        event_type="body:value.0.changeType | body:value.0.lifecycleEvent",
+        handshakes=(
+            Handshake(
+                match={"query:validationToken": "*"},
+                signed=False,
+                body="{query:validationToken}",
+            ),
+        ),
+        link="https://learn.microsoft.com/en-us/graph/change-notifications-delivery-webhooks",
+    ),
+    Scheme(
+        name="okta",
+        header="Authorization",
+        algorithm="token",
+        event_type="body:data.events.0.eventType",
+        dedupe="body:data.events.0.uuid",
+        handshakes=(
+            Handshake(
+                method="GET",
+                match={"header:X-Okta-Verification-Challenge": "*"},
+                signed=False,
+                body='{"verification":"{header:X-Okta-Verification-Challenge}"}',
+                content_type="application/json",
+            ),
+        ),
+        link="https://developer.okta.com/docs/concepts/event-hooks/",
+    ),
+    Scheme(
+        name="token",
+        header="Authorization",
+        algorithm="token",
+        prefix="Bearer ",
+        link="https://www.rfc-editor.org/rfc/rfc6750#section-2.1",
+    ),
+    # its secret is "user:password"
+    Scheme(
+        name="basic",
+        check="basic",
+        header="Authorization",
+        message="nothing; user and password are shown",
+        link="https://www.rfc-editor.org/rfc/rfc7617",
+    ),
+    # who may call is told by allow_ips
+    Scheme(name="ip", check="ip", header=(), message="nothing; only `allow_ips` is checked"),
 )
 
 PRESETS: dict[str, Scheme] = {scheme.name: scheme for scheme in _SCHEMES}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import hmac
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from typing import assert_never
 
 from gateway.errors import SignatureRefused
 from gateway.webhooks.codec import decode_key, encode_signature
-from gateway.webhooks.scheme import Scheme
+from gateway.webhooks.scheme import ASYMMETRIC, Scheme
 from gateway.webhooks.verify import Parts, SignedRequest, compile_message
 
 
@@ -26,9 +27,15 @@ def sign(
 ) -> dict[str, str]:
     """Return the headers that a real sender would add to *body*, sent at Unix time *now*.
 
-    What the sender carries inside the body (its ids, Linear's timestamp) must stand there already.
-    ``ValueError`` tells what is wrong with the scheme or the secret.
+    What the sender carries inside the body (its ids, Linear's timestamp) must stand there already;
+    a signature inside the body is put there by :func:`sign_body`. ``ValueError`` tells what is
+    wrong with the scheme or the secret, or that only the sender holds the key.
     """
+    if scheme.check:
+        return _sign_otherwise(scheme, secret, body, method=method, url=url, message_id=message_id)
+    other = scheme.alternative
+    if scheme.algorithm in ASYMMETRIC or (other and secret.startswith(other.key_prefix)):
+        raise _only_the_sender(scheme)
     timestamp = _format_timestamp(scheme, now)
     headers: dict[str, str] = {}
     fields: dict[str, str] = {}
@@ -58,6 +65,62 @@ def sign(
     header = scheme.header if isinstance(scheme.header, str) else scheme.header[0]
     headers[header] = _join_fields(scheme, fields, signature)
     return headers
+
+
+def sign_body(scheme: Scheme, secret: str, body: bytes, *, now: float, message_id: str) -> bytes:
+    """Return *body* with its signature in it where the sender puts it there; else as it is.
+
+    ``ValueError`` tells why there is no place for it.
+    """
+    match scheme.check:
+        case "mailgun":
+            from gateway.webhooks.checks.mailgun import sign_mailgun
+
+            return sign_mailgun(scheme, secret, body, now=now, token=message_id)
+        case "adyen":
+            from gateway.webhooks.checks.adyen import sign_adyen
+
+            return sign_adyen(scheme, secret, body, message_id=message_id)
+        case "microsoft-graph":
+            from gateway.webhooks.checks.shown import show_client_state
+
+            return show_client_state(secret, body)
+        case _:
+            return body
+
+
+def _sign_otherwise(
+    scheme: Scheme, secret: str, body: bytes, *, method: str, url: str, message_id: str
+) -> dict[str, str]:
+    match scheme.check:
+        case "twilio":
+            from gateway.webhooks.checks.twilio import sign_twilio
+
+            # A body that is no form would be signed in the URL, which is not ours to change.
+            query = url.partition("?")[2]
+            form = {"content-type": "application/x-www-form-urlencoded"}
+            try:
+                request = SignedRequest(
+                    method, url, {} if "bodySHA256=" in query else form, body, query
+                )
+                signature = sign_twilio(scheme, secret, request)
+            except SignatureRefused as refusal:
+                raise ValueError(f"{refusal.reason}, so this request cannot be signed") from None
+            return {"I-Twilio-Idempotency-Token": message_id, "X-Twilio-Signature": signature}
+        case "basic":
+            credentials = binascii.b2a_base64(secret.encode(), newline=False).decode()
+            return {"Authorization": f"Basic {credentials}"}
+        case "mailgun" | "adyen" | "microsoft-graph" | "ip":
+            return {}  # what there is stands in the body
+        case _:
+            raise _only_the_sender(scheme)
+
+
+def _only_the_sender(scheme: Scheme) -> ValueError:
+    return ValueError(
+        f"{scheme.name} signs with a private key that only the sender holds, so its webhooks "
+        "cannot be made here; try the route with another sender, or the sender's own test button"
+    )
 
 
 def _format_timestamp(scheme: Scheme, now: float) -> str:

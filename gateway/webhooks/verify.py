@@ -7,86 +7,134 @@ text of the timestamp, so nothing is decoded and encoded again on the way.
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Literal, assert_never
+from typing import Literal, Protocol, assert_never
+from urllib.parse import parse_qsl
 
 import msgspec
 
 from gateway.errors import SignatureRefused
-from gateway.webhooks.codec import decode_key, signature_decoder
+from gateway.webhooks.codec import signature_decoder
 from gateway.webhooks.extract import compile_lookup, decode_body
+from gateway.webhooks.keys import Reading, compile_key
 from gateway.webhooks.scheme import Scheme
 
 MAX_HEADER_CHARS = 4096  # of one signature header
 MAX_SIGNATURES = 16  # items of all signature headers together
 MAX_TIMESTAMP_CHARS = 40
+MAX_QUERY_FIELDS = 100
+
+# What a sender may have us answer the HMAC of, unsigned, to show that we hold the secret. Nothing
+# that it signs as an event looks like this, and nothing that looks like this passes as one.
+HANDSHAKE_TOKEN = re.compile(rb"[A-Za-z0-9_+/=.-]{1,512}").fullmatch
 
 
 class SignedRequest(msgspec.Struct, frozen=True, gc=False):
     """The parts of a request that a signature may cover.
 
     ``headers`` is asked for names in lower case only: a dict with such keys, or any
-    case-insensitive mapping. ``url`` is the one the sender called, as the sender knows it.
+    case-insensitive mapping. ``url`` is the one the sender called, as the sender knows it;
+    ``query`` is what stands in it after the "?", as it was sent.
     """
 
     method: str
     url: str
     headers: Mapping[str, str]
     body: bytes
+    query: str = ""
 
 
-class Reading(msgspec.Struct, frozen=True, gc=False):
-    """What a scheme found in one request: well-formed but not yet believed."""
+class Need(msgspec.Struct, frozen=True, kw_only=True):
+    """What must be fetched from the sender before a request can be verified."""
 
-    signatures: list[bytes]  # decoded candidates, at least one
-    timestamp_seconds: float | None
-    message: bytes  # what the sender should have signed
+    url: str  # https, and held against a pattern of the sender's own hosts
+    key: str  # names the answer in a cache; the URL and what else tells answers apart
+    post: bytes = b""  # JSON to post; empty: GET
+    expects: bytes = b""  # how a usable answer begins
+    keep_seconds: float = 3600.0  # how long it may be used
+
+    def __repr__(self) -> str:
+        return f"Need({self.key})"  # what is posted may hold a secret
+
+
+class RequestVerifier(Protocol):
+    """What every way to verify a request offers."""
+
+    @property
+    def fetches(self) -> bool:
+        """Whether :meth:`needs` must be asked."""
+
+    def needs(self, request: SignedRequest) -> Need | None:
+        """Return what must be fetched first; raises SignatureRefused where nothing could help."""
+
+    def verify(self, request: SignedRequest, now: float, fetched: bytes = b"") -> int:
+        """Return the index of the secret that matched; *now* is in Unix seconds.
+
+        Raises :class:`SignatureRefused`, and nothing else whatever the sender sent.
+        """
+
+    def message_of(self, request: SignedRequest) -> bytes:
+        """Return the bytes that the sender should have signed, for people to look at.
+
+        Raises :class:`SignatureRefused` where they cannot be put together.
+        """
 
 
 class Verifier:
-    """Tells whether a request was signed with one of several secrets.
+    """Tells whether a request was signed with one of several secrets: the generic verifier.
 
     Raises ``ValueError``, with what to write instead, for a scheme that contradicts itself and
     for missing, empty or undecodable secrets.
     """
 
-    __slots__ = ("_algorithm", "_keys", "_plan", "_tolerance_seconds")
+    __slots__ = ("_keys", "_plan", "_refuses_tokens", "_tolerance_seconds")
+
+    fetches = False
 
     def __init__(self, scheme: Scheme, secrets: Sequence[str]) -> None:
-        if not secrets:
-            raise ValueError(
-                "there is no secret, so anyone could sign; name at least one in secrets"
-            )
+        require_secrets(secrets)
         self._plan = Plan(scheme)
-        self._keys = tuple(decode_key(scheme, secret) for secret in secrets)
-        self._algorithm = scheme.algorithm
+        self._keys = tuple(compile_key(scheme, secret) for secret in secrets)
         self._tolerance_seconds = scheme.tolerance_seconds
+        self._refuses_tokens = any(shake.signs_for_anyone for shake in scheme.handshakes)
 
-    def verify(self, request: SignedRequest, now: float) -> int:
-        """Return the index of the secret that matched; *now* is in Unix seconds.
-
-        Raises :class:`SignatureRefused`, and nothing else whatever the sender sent.
-        """
+    def verify(self, request: SignedRequest, now: float, fetched: bytes = b"") -> int:  # noqa: ARG002
+        """See RequestVerifier."""
         reading = self._plan.read(request)
         if reading.timestamp_seconds is not None:
-            age_seconds = now - reading.timestamp_seconds
-            if not -self._tolerance_seconds <= age_seconds <= self._tolerance_seconds:
-                raise SignatureRefused(
-                    f"timestamp is {age_seconds:.0f} s old, "
-                    f"allowed are ±{self._tolerance_seconds:.0f} s"
-                )
-        for index, key in enumerate(self._keys):
-            if self._algorithm == "token":
-                expected = key
-            else:
-                expected = hmac.digest(key, reading.message, self._algorithm)
-            for signature in reading.signatures:
-                if hmac.compare_digest(expected, signature):
-                    return index
+            check_age(now - reading.timestamp_seconds, self._tolerance_seconds)
+        if self._refuses_tokens and HANDSHAKE_TOKEN(reading.message):
+            raise SignatureRefused(
+                "it looks like a handshake's token, which anyone can have signed"
+            )
+        for index, matches in enumerate(self._keys):
+            if matches(reading):
+                return index
         raise SignatureRefused("no signature matches any secret")
+
+    def needs(self, request: SignedRequest) -> Need | None:  # noqa: ARG002
+        """See RequestVerifier."""
+        return None
+
+    def message_of(self, request: SignedRequest) -> bytes:
+        """See RequestVerifier."""
+        return self._plan.read(request).message
+
+
+def require_secrets(secrets: Sequence[str]) -> None:
+    """Raise ``ValueError`` where nothing could be verified."""
+    if not secrets:
+        raise ValueError("there is no secret, so anyone could sign; name at least one in secrets")
+
+
+def check_age(age_seconds: float, tolerance_seconds: float) -> None:
+    """Refuse a timestamp that is too old or too far in the future."""
+    if not -tolerance_seconds <= age_seconds <= tolerance_seconds:
+        raise SignatureRefused(
+            f"timestamp is {age_seconds:.0f} s old, allowed are ±{tolerance_seconds:.0f} s"
+        )
 
 
 class Plan:
@@ -95,7 +143,15 @@ class Plan:
     Raises ``ValueError`` for a scheme that contradicts itself or would let anything pass.
     """
 
-    __slots__ = ("_decode", "_headers", "_message", "_message_id", "_scheme", "_timestamp")
+    __slots__ = (
+        "_decode",
+        "_decode_other",
+        "_headers",
+        "_message",
+        "_message_id",
+        "_scheme",
+        "_timestamp",
+    )
 
     def __init__(self, scheme: Scheme) -> None:
         names = (scheme.header,) if isinstance(scheme.header, str) else scheme.header
@@ -103,12 +159,14 @@ class Plan:
         self._message = compile_message(scheme)
         self._headers = tuple(name.lower() for name in names)
         self._decode = signature_decoder(scheme)
+        other = scheme.alternative
+        self._decode_other = signature_decoder(other) if other else None
         self._timestamp = _compile_source(scheme.timestamp) if scheme.timestamp else None
         self._message_id = _compile_source(scheme.message_id) if scheme.message_id else None
 
     def read(self, request: SignedRequest) -> Reading:
         """Return what *request* carries; raises SignatureRefused where something is missing."""
-        signatures, fields = self._signatures(request.headers)
+        signatures, others, fields = self._signatures(request.headers)
         timestamp = message_id = b""
         seconds = None
         if self._timestamp is not None:
@@ -125,10 +183,13 @@ class Plan:
                 raise SignatureRefused(f"no usable id at {self._scheme.message_id}")
             message_id = text.encode()
         message = self._message(Parts(request, fields, timestamp, message_id))
-        return Reading(signatures, seconds, message)
+        return Reading(signatures, others, seconds, message)
 
-    def _signatures(self, headers: Mapping[str, str]) -> tuple[list[bytes], dict[str, str]]:
-        """Return the well-formed signatures, and the other ``name=value`` items by name.
+    def _signatures(
+        self, headers: Mapping[str, str]
+    ) -> tuple[list[bytes], list[bytes], dict[str, str]]:
+        """Return the well-formed signatures, those of the scheme's alternative, and the other
+        ``name=value`` items by name.
 
         Malformed ones and those of unknown versions are passed over, as senders that rotate
         their schemes demand, and any match wins; but one must be left.
@@ -153,16 +214,22 @@ class Plan:
                 found += items
         if not count:
             raise SignatureRefused(f"no header {' or '.join(self._headers)}")
-        signatures = []
+        signatures: list[bytes] = []
+        others: list[bytes] = []
         for item in found:
             item = item.strip()
             if item.startswith(scheme.prefix):
                 signature = self._decode(item[len(scheme.prefix) :])
                 if signature is not None:
                     signatures.append(signature)
-        if not signatures:
+            elif scheme.alternative is not None and item.startswith(scheme.alternative.prefix):
+                assert self._decode_other is not None  # noqa: S101  # it goes with the alternative
+                signature = self._decode_other(item[len(scheme.alternative.prefix) :])
+                if signature is not None:
+                    others.append(signature)
+        if not signatures and not others:
             raise SignatureRefused(f"no well-formed signature in {' or '.join(self._headers)}")
-        return signatures, fields
+        return signatures, others, fields
 
 
 class Parts(msgspec.Struct, frozen=True, gc=False):
@@ -203,6 +270,7 @@ _PARTS: dict[str, Message] = {
     "id": lambda parts: parts.message_id,
     "method": lambda parts: _to_bytes(parts.request.method, "method"),
     "url": lambda parts: _to_bytes(parts.request.url, "URL"),
+    "decoded_url": lambda parts: _to_bytes(decoded_url(parts.request.url), "URL"),
 }
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
@@ -246,7 +314,8 @@ def _compile_part(name: str) -> Message:
     except ValueError:
         known = ", ".join(f"{{{part}}}" for part in _PARTS)
         raise ValueError(
-            f"signed: unknown part {{{name}}}; write {known}, {{header:X-Name}} or {{body:path}}"
+            f"signed: unknown part {{{name}}}; write {known}, {{header:X-Name}}, {{query:name}} "
+            "or {body:path}"
         ) from None
 
     def get(parts: Parts) -> bytes:
@@ -266,16 +335,39 @@ def _to_bytes(text: str, what: str) -> bytes:
 
 
 def _compile_source(source: str) -> _Source:
-    """Return a function that finds the text of a header:, body: or field: source."""
+    """Return a function that finds the text of a header:, query:, body: or field: source."""
     kind, _, name = source.partition(":")
     if kind == "field" and name and "|" not in name:
         return lambda _request, fields: fields.get(name)
+    if kind == "query" and name and "|" not in name:
+        return lambda request, _fields: query_fields(request.query).get(name) or None
     lookup = compile_lookup(source)
     if "body:" not in source:
         return lambda request, _fields: lookup(request.headers, None)
     return lambda request, _fields: lookup(
         request.headers, decode_body(request.body, request.headers.get("content-type"))
     )
+
+
+def query_fields(query: str) -> dict[str, str]:
+    """Return a URL's query by name, decoded; the first value of each; empty if it is malformed."""
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+    except ValueError:
+        return {}
+    fields: dict[str, str] = {}
+    for name, value in pairs:
+        fields.setdefault(name, value)
+    return fields
+
+
+_HUBSPOT_DECODED = {f"%{ord(sign):02X}": sign for sign in ":/?@!$'()*,;"}
+_ENCODED = re.compile("|".join(_HUBSPOT_DECODED), re.IGNORECASE)
+
+
+def decoded_url(url: str) -> str:
+    """Return *url* with those signs decoded that HubSpot decodes before it signs, and no others."""
+    return _ENCODED.sub(lambda found: _HUBSPOT_DECODED[found[0].upper()], url)
 
 
 def _sort_fields(

@@ -14,12 +14,14 @@ from gateway.cli import main
 from gateway.cli.sample import Sample, choose_event_type, choose_fields, make_sample
 from gateway.config import loader
 from gateway.config.model import Secret, Webhook
+from gateway.webhooks.compile import verifier_for
 from gateway.webhooks.extract import compile_dedupe, compile_event_type, decode_body
 from gateway.webhooks.presets import PRESETS
-from gateway.webhooks.verify import SignedRequest, Verifier
+from gateway.webhooks.verify import SignedRequest
 
 NOW = 1_790_000_000.0
-KEYS = {"standard-webhooks": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+KEYS = {"standard-webhooks": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "basic": "user:word"}
+UNSIGNABLE = {"aws-sns", "discord", "paypal", "plaid", "sendgrid"}  # with their senders' keys only
 
 
 def webhook_of(preset: str) -> Webhook:
@@ -45,7 +47,13 @@ def identify(webhook: Webhook, sample: Sample) -> tuple[str | None, str | None]:
     )
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("preset", sorted(UNSIGNABLE))
+def test_what_only_the_sender_can_sign_is_said_to_be_so(preset: str) -> None:
+    with pytest.raises(ValueError, match="private key that only the sender holds"):
+        make_sample(webhook_of(preset), event_type="x", now=NOW, url="/", body=None, fresh=False)
+
+
+@pytest.mark.parametrize("preset", sorted(set(PRESETS) - UNSIGNABLE))
 @pytest.mark.parametrize("body", [None, b'{"given": 1}'])
 def test_the_sample_of_every_preset_verifies_and_has_ids_of_its_own(
     preset: str, body: bytes | None
@@ -59,7 +67,7 @@ def test_the_sample_of_every_preset_verifies_and_has_ids_of_its_own(
         )
         headers = {name.lower(): value for name, value in sample.headers.items()}
         request = SignedRequest("POST", "/webhooks/v", headers, sample.body)
-        Verifier(webhook.verify, [webhook.secrets[0].value]).verify(request, NOW)
+        verifier_for(webhook.verify, [webhook.secrets[0].value]).verify(request, NOW)
         event_type, key = identify(webhook, sample)
         keys.add(key)
         if body is None and webhook.event_type != "none":

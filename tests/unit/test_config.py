@@ -19,7 +19,7 @@ from gateway.config.signing import SCHEME
 from gateway.config.walker import UNSET, Default, Section
 from gateway.errors import ConfigInvalid
 from gateway.webhooks.presets import PRESETS
-from gateway.webhooks.scheme import Scheme
+from gateway.webhooks.scheme import PRESET_ONLY, Scheme
 
 CONTRACT = (Path(__file__).parent / "contract.toml").read_text()
 KEY = "dG9wc2VjcmV0dG9wc2VjcmV0"
@@ -207,9 +207,10 @@ def test_an_overridden_preset_keeps_the_rest_of_it(tmp_path: Path) -> None:
     assert 'verify = { preset = "stripe", tolerance = "1m" }' in show.render(config)
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", sorted(name for name in PRESETS if not PRESETS[name].check))
 def test_every_preset_survives_being_written_out_as_a_table(name: str, tmp_path: Path) -> None:
-    custom = msgspec.structs.replace(PRESETS[name], name="custom")
+    settable = {key.target for key in SCHEME.keys} - {"preset"}
+    custom = Scheme(**{field: getattr(PRESETS[name], field) for field in settable})
     spelled = specs.SchemeKind().spell(custom)
     report = Report(environ={}, folder=tmp_path)
     assert specs.SchemeKind().read(spelled, Place(report)) == custom
@@ -280,9 +281,8 @@ def test_specs_and_structs_agree_about_fields_and_defaults(
 
 
 def test_every_field_of_a_scheme_can_be_configured() -> None:
-    assert {key.target for key in SCHEME.keys} - {"preset"} == set(get_type_hints(Scheme)) - {
-        "name"
-    }
+    settable = set(get_type_hints(Scheme)) - PRESET_ONLY
+    assert {key.target for key in SCHEME.keys} - {"preset"} == settable
 
 
 def test_the_schema_describes_every_key() -> None:

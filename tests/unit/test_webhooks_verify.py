@@ -16,7 +16,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.errors import SignatureRefused
 from gateway.webhooks.presets import PRESETS
-from gateway.webhooks.scheme import Scheme
+from gateway.webhooks.scheme import ASYMMETRIC, Scheme
 from gateway.webhooks.sign import sign
 from gateway.webhooks.verify import (
     MAX_HEADER_CHARS,
@@ -43,7 +43,12 @@ URL_SAFE = Scheme(
     key_encoding="hex",
     signed="{method} {url} {header:X-Tenant} {body:type} 100% {body}",
 )
-SCHEMES = {**PRESETS, "legacy": LEGACY}
+GENERIC = {
+    name: scheme
+    for name, scheme in PRESETS.items()
+    if not scheme.check and scheme.algorithm not in ASYMMETRIC
+}
+SCHEMES = {**GENERIC, "legacy": LEGACY}
 SIGNING = {name: scheme for name, scheme in SCHEMES.items() if scheme.algorithm != "token"}
 
 
