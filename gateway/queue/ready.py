@@ -43,6 +43,7 @@ class ReadyQueue:
         self.stray_sweeps: list[float] = []  # when to sweep, in loop time
         self.promote = True  # a scheduled job may be due
         self._due: asyncio.TimerHandle | None = None
+        self._due_at = 0.0  # uvloop's handles do not all know when
         self._body_bytes = 0
         self._inline_body_bytes = inline_body_bytes
 
@@ -108,9 +109,10 @@ class ReadyQueue:
         if seconds < MAX_TIMER_SECONDS:
             loop = asyncio.get_running_loop()
             due = loop.time() + seconds
-            if self._due is None or due < self._due.when():
+            if self._due is None or due < self._due_at:
                 if self._due is not None:
                     self._due.cancel()
+                self._due_at = due
                 self._due = loop.call_at(due, self._ring)
 
     def _ring(self) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 from aiohttp import http_parser, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.config.model import Address
 from gateway.errors import GatewayError
+from gateway.telemetry.logs import get_logger
+
+log = get_logger("gateway.server")
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -60,6 +65,7 @@ def public_listener(handler: Handler, address: Address) -> Listener:
         handler,
         auto_decompress=False,  # signatures are over the raw bytes
         access_log=None,
+        logger=_server_logger(),
         keepalive_timeout=KEEPALIVE_SECONDS,
         lingering_time=LINGER_SECONDS,
         max_line_size=MAX_HEADER_BYTES,
@@ -72,6 +78,25 @@ def admin_listener(app: web.Application, address: Address) -> Listener:
     """Return the listener for operators."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSING_SECONDS)
     return Listener(runner, address)
+
+
+def _server_logger() -> logging.Logger:
+    """Return aiohttp's logger for the public: anybody can send what is no HTTP, as often as they
+    like, and must not be able to fill the log with tracebacks.
+    """
+    logger = logging.Logger("aiohttp.server", logging.WARNING)
+    logger.parent = logging.getLogger()
+    logger.addFilter(_tell_briefly)
+    return logger
+
+
+def _tell_briefly(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if not isinstance(error, HttpProcessingError):
+        return True
+    reason = error.message.partition("\n\n")[0]
+    log.info("request_unreadable", reason=" ".join(reason.split())[:200])
+    return False
 
 
 def _require_fast_parser() -> None:
