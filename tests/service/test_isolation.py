@@ -77,7 +77,7 @@ retry = { attempts = 10000, base = "20ms", cap = "200ms" }
                 assert unfinished == 3 * BAD
                 # A bound for sanity; the counts above are the law.
                 assert _p99(beside) < 1.0 + _p99(alone)
-                assert not gateway.faults()
+                assert not gateway.faults(), gateway.faults()[0]
 
 
 async def test_retry_after_parks_the_whole_lane_and_no_other(
