@@ -62,6 +62,7 @@ log = get_logger("gateway.service")
 START_SECONDS = 60.0  # how long to wait for the database at start
 SETTLE_SECONDS = 10.0  # how long to try to record the last outcomes when the database is away
 MIN_LANE_CAPACITY = 16
+HOARD_SECONDS = 30.0
 
 
 class Service:
@@ -209,19 +210,19 @@ class Service:
             handler_timeout_seconds=config.queue.handler_timeout_seconds,
             excerpt_bytes=config.queue.excerpt_bytes,
         )
-        capacity = max(MIN_LANE_CAPACITY, config.queue.memory // (len(apis) + 1))
+        share = max(MIN_LANE_CAPACITY, config.queue.memory // (len(apis) + 1))
         for name in (*apis, LOCAL):
+            called = apis.get(name)
             # Worker and lanes need each other: a lane runs attempts, an attempt may park a lane.
             ready.lanes[name] = Lane(
                 name,
-                concurrency=apis[name].concurrency
-                if name in apis
-                else config.queue.local_concurrency,
-                capacity=capacity,
-                limiter=limiters[name] if name in apis and apis[name].rate else None,
+                concurrency=called.concurrency if called else config.queue.local_concurrency,
+                capacity=_capacity(share, called),
+                limiter=limiters[name] if called and called.rate else None,
                 breaker=breakers.get(name),
                 execute=worker.run_attempt,
                 spawn=slots.spawn,
+                on_low_water=ready.wake.set,
             )
         feeder = Feeder(db, ready, node=node, metrics=metrics)
         backlog = Backlog(db, feeder, max_backlog=config.queue.max_backlog, metrics=metrics)
@@ -464,6 +465,18 @@ def _abandon(ready: ReadyQueue, slots: _Slots) -> None:
     for job in dropped:
         ready.forget(job)
     ready.suspect_strays()
+
+
+def _capacity(share: int, api: Api | None) -> int:
+    """Return how many jobs a lane may hold: its share of the memory, but no hoard of a slow lane.
+
+    What a rate lets through only in half a minute and later is as well off in the backlog, where
+    other nodes, and operators, can reach it.
+    """
+    if api is None or not api.rate:
+        return share
+    per_second = min(rate.count / rate.period_seconds for rate in api.rate)
+    return min(share, max(MIN_LANE_CAPACITY, api.concurrency, round(per_second * HOARD_SECONDS)))
 
 
 def _tell_breaker(ready: ReadyQueue, metrics: Metrics, vendor: str, change: Transition) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from uuid import UUID
 
 from gateway.errors import DatabaseUnavailable
-from gateway.queue.lane import AGEING_SHARE, LONG_WAIT_SECONDS, Lane
+from gateway.queue.lane import AGEING_SHARE, Lane
 from gateway.queue.ready import ReadyQueue
 from gateway.store import jobs
 from gateway.store.database import Database
@@ -139,7 +139,7 @@ class Feeder:
     async def _give_back_parked(self) -> None:
         """Return the jobs of lanes that will not run for long, so that another node may."""
         for lane in self._ready.lanes.values():
-            if lane.waiting and lane.idle_seconds() > LONG_WAIT_SECONDS:
+            if lane.waiting and lane.stalled():
                 dropped = lane.drop_waiting()
                 lane.backlog = True
                 try:

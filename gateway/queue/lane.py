@@ -46,7 +46,8 @@ class Breaker(Protocol):
 class Lane:
     """Jobs of one vendor that this node holds, and the slots that execute them.
 
-    *capacity* bounds the jobs held, waiting and executing. *execute* never raises.
+    *capacity* bounds the jobs held, waiting and executing. *execute* never raises. *on_low_water*
+    is called when half of them are left and the backlog has more.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Lane:
         breaker: Breaker | None = None,
         execute: Callable[[Job], Awaitable[None]],
         spawn: Callable[[Coroutine[Any, Any, bool]], asyncio.Task[bool]],
+        on_low_water: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.concurrency = concurrency
@@ -80,13 +82,14 @@ class Lane:
         self._starts = 0
         self._execute = execute
         self._spawn = spawn
+        self._on_low_water = on_low_water
         self._timer: asyncio.TimerHandle | None = None
 
     # Filling ------------------------------------------------------------------------------------
 
     def takes(self, priority: int) -> bool:
         """Return whether a new job may skip the backlog: there is room and nobody to overtake."""
-        if self.backlog or not self._open or self.idle_seconds() > LONG_WAIT_SECONDS:
+        if self.backlog or not self._open or self.stalled():
             return False
         if self.held < self.capacity:
             return True
@@ -97,9 +100,15 @@ class Lane:
 
     def room(self) -> int:
         """Return how many jobs of the backlog the lane would take now; 0 above low water."""
-        if not self._open or self.idle_seconds() > 0 or self.waiting > self.capacity // 2:
+        if not self._open or self.waiting > self.capacity // 2 or self.stalled():
             return 0
-        return max(0, self.capacity - self.held)
+        return max(0, self.capacity - self.held) if self.idle_seconds() <= 0 else 0
+
+    def stalled(self) -> bool:
+        """Return whether the lane cannot run for long: its jobs are better held elsewhere."""
+        if self.idle_seconds() > LONG_WAIT_SECONDS:
+            return True
+        return self.limiter is not None and self.limiter.delay() > LONG_WAIT_SECONDS
 
     def push(self, job: Job) -> None:
         """Queue *job*, which is counted as held already, and start it as soon as a slot is free."""
@@ -229,4 +238,6 @@ class Lane:
         if len(filled) > 1 and self._starts % AGEING_SHARE == 0:
             queue = min(filled, key=lambda queue: queue[0].created_at)
         self.waiting -= 1
+        if self.backlog and self.waiting == self.capacity // 2:
+            self._on_low_water()
         return queue.popleft()

@@ -397,3 +397,33 @@ async def test_a_breaker_that_says_no_is_not_asked_again_and_again() -> None:
     shop.lane.resume()
     await shop.done()
     assert len(shop.started) == 1
+
+
+async def test_a_lane_asks_for_more_when_half_is_left_of_what_a_longer_backlog_filled_it_with() -> (
+    None
+):
+    asked: list[int] = []
+    shop = Workshop(patient=True, concurrency=1, on_low_water=lambda: asked.append(1))
+    for backlog in (True, False):
+        shop.lane.backlog = backlog
+        shop.gate.clear()
+        for _ in range(8):
+            shop.lane.held += 1
+            shop.lane.push(new_job())
+        shop.gate.set()
+        await asyncio.gather(*shop.tasks)
+        assert asked == [1]
+
+
+async def test_a_lane_whose_limit_is_used_up_for_long_holds_nothing() -> None:
+    class UsedUp:
+        async def acquire(self) -> None:
+            await asyncio.Event().wait()
+
+        def delay(self) -> float:
+            return 3600.0
+
+    lane = Workshop(limiter=UsedUp()).lane
+    assert lane.stalled()
+    assert lane.room() == 0
+    assert not lane.takes(0)
