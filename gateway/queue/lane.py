@@ -200,6 +200,8 @@ class Lane:
                 return False
             # A handler asks the limiter for each call that it makes; a call is asked for here.
             if self.limiter is not None and self._next().kind == "call":
+                if self.waiting <= len(self._in_line):
+                    break  # each job has a slot in line already; one more would waste a turn
                 await self._take_turn(self.limiter)
                 if not self._startable():
                     break
