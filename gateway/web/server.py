@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import http_parser, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -18,6 +19,7 @@ log = get_logger("gateway.server")
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 MAX_HEADER_BYTES = 8190  # of one header line, and of the request line
+HEAD_SECONDS = 20.0  # from a connection's beginning to its first whole head
 KEEPALIVE_SECONDS = 75.0
 LINGER_SECONDS = 2.0  # how long the rest of a refused body is read away, so that the answer arrives
 CLOSING_SECONDS = 5.0
@@ -58,11 +60,14 @@ class Listener:
         await self._runner.cleanup()
 
 
-def public_listener(handler: Handler, address: Address) -> Listener:
+def public_listener(
+    handler: Handler, address: Address, *, head_seconds: float = HEAD_SECONDS
+) -> Listener:
     """Return the listener for webhooks: no routing, no middleware, raw bodies."""
     _require_fast_parser()
-    server = web.Server(
+    server = _PublicServer(
         handler,
+        head_seconds=head_seconds,
         auto_decompress=False,  # signatures are over the raw bytes
         access_log=None,
         logger=_server_logger(),
@@ -78,6 +83,34 @@ def admin_listener(app: web.Application, address: Address) -> Listener:
     """Return the listener for operators."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSING_SECONDS)
     return Listener(runner, address)
+
+
+class _PublicServer(web.Server):
+    """Closes connections that ask for nothing; aiohttp would keep them open for ever."""
+
+    def __init__(self, handler: Handler, *, head_seconds: float, **options: Any) -> None:
+        super().__init__(handler, **options)
+        self._head_seconds = head_seconds
+        self._silent: dict[web.RequestHandler, asyncio.TimerHandle] = {}
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        loop = asyncio.get_running_loop()
+        self._silent[handler] = loop.call_later(self._head_seconds, transport.abort)
+
+    def connection_lost(
+        self, handler: web.RequestHandler, exc: BaseException | None = None
+    ) -> None:
+        self._heard(handler)
+        super().connection_lost(handler, exc)
+
+    def _make_request(self, message: Any, payload: Any, protocol: Any, *rest: Any) -> Any:
+        self._heard(protocol)
+        return super()._make_request(message, payload, protocol, *rest)
+
+    def _heard(self, handler: web.RequestHandler) -> None:
+        if (timer := self._silent.pop(handler, None)) is not None:
+            timer.cancel()
 
 
 def _server_logger() -> logging.Logger:
