@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-import msgspec
 import uuid_utils.compat
 
 from gateway.errors import DatabaseUnavailable
 from gateway.queue.feeder import Feeder
 from gateway.queue.ready import ReadyQueue
-from gateway.store import jobs, nodes, upkeep, vendors
+from gateway.store import jobs, nodes, upkeep
 from gateway.store.database import Database
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
-from gateway.vendors.limits import StrictLimiter, UsedWindow
 
 log = get_logger("gateway.maintenance")
 
@@ -27,13 +25,9 @@ COUNT_SECONDS = 2.0  # between counts of the backlog, at least
 COUNT_SHARE = 0.02  # … and counting takes no more of the time than this
 UPKEEP_SECONDS = 600.0
 PRUNE_SECONDS = 30.0
-LIMIT_SECONDS = 2.0
 
 # Ids are made a moment before their job is reserved: the floor stays this far behind the clock.
 FLOOR_MARGIN_MS = 120_000
-
-
-_decode_windows = msgspec.json.Decoder(list[UsedWindow]).decode
 
 
 def node_name(name: str) -> str:
@@ -212,37 +206,6 @@ class Upkeep:
         if untold:
             await jobs.mark_started(self._db, untold)
             self._told.update(job.id for job, _ in untold)
-
-
-class LimitKeeper:
-    """Keeps the used part of long rate windows in the database, so that a restart knows of it."""
-
-    def __init__(self, db: Database, limiters: Mapping[str, StrictLimiter]) -> None:
-        self._db = db
-        self._limiters = limiters
-        self._saved: dict[str, str] = {}
-
-    async def restore(self) -> None:
-        """Count the calls of earlier processes; before any call is made."""
-        for vendor, (saved, age_seconds) in (await vendors.load_limits(self._db)).items():
-            if limiter := self._limiters.get(vendor):
-                limiter.restore(_decode_windows(saved), elapsed_seconds=age_seconds)
-
-    async def run(self) -> None:
-        """Save for ever."""
-        await every(LIMIT_SECONDS, self.save)
-
-    async def save(self) -> None:
-        """Save what has changed."""
-        snapshots = {
-            vendor: msgspec.json.encode(windows).decode()
-            for vendor, limiter in self._limiters.items()
-            if (windows := limiter.snapshot())
-        }
-        changed = {v: text for v, text in snapshots.items() if self._saved.get(v) != text}
-        if changed:
-            await vendors.save_limits(self._db, changed)
-            self._saved |= changed
 
 
 class Guardian:

@@ -120,3 +120,37 @@ class Exchange(msgspec.Struct, kw_only=True):
     request: dict[str, Any]
     response: dict[str, Any] | None = None
     http_status: int | None = None
+
+
+class RateTerms(msgspec.Struct, frozen=True, kw_only=True):
+    """How calls of one vendor are bought, all windows at once; the same in every order."""
+
+    counts: tuple[int, ...]
+    periods_seconds: tuple[float, ...]
+    pace_seconds: float  # between the starts of calls bought together
+    ahead_seconds: float  # calls that start later than this are not sold yet
+    valid_seconds: float  # how late after its start a call may still be made
+    exclusive_seconds: float  # how long one that calls alone keeps short windows itself; 0: never
+
+
+class RateOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node reports of its calls of one vendor, and what it wants."""
+
+    number: int  # rises from order to order of a node
+    sent_at: float  # by the node's monotonic clock; ages count from here
+    used: tuple[tuple[float, int], ...]  # calls not yet reported: (age in seconds, how many)
+    kept: int  # bought before and still to be made
+    wanted: int  # to buy now
+    wants: bool  # it calls this vendor, or waits to
+    releases: bool  # it has made an end of calling alone
+
+
+class RateGrant(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to an order; times in seconds from when it was given."""
+
+    granted: int
+    from_seconds: float  # when the first call may start; the others follow at the terms' pace
+    until_seconds: float  # and when the last of them must have started
+    exclusive: bool  # short windows are the node's alone until then, for any number of calls
+    contended: bool  # another node wants to call
+    retry_seconds: float  # when another order may have more luck

@@ -24,7 +24,6 @@ from gateway.maintenance import (
     Backlog,
     Guardian,
     Heartbeat,
-    LimitKeeper,
     Upkeep,
     node_name,
 )
@@ -35,6 +34,7 @@ from gateway.queue.lane import Lane
 from gateway.queue.ready import ReadyQueue
 from gateway.queue.settlement import SettlementDesk
 from gateway.routing import LOCAL, Router
+from gateway.sharing import LimitSharing
 from gateway.store import jobs, nodes
 from gateway.store.database import Database
 from gateway.store.embedded import EmbeddedPostgres
@@ -169,7 +169,10 @@ class Service:
         apis = _apis(config)
         handlers = load_handlers({r.name: r.handler for r in config.routes if r.handler})
         router = Router(config.routes, apis, new_id=new_id)
-        limiters = {n: StrictLimiter(api.rate, clock=time.monotonic) for n, api in apis.items()}
+        limiters = {
+            name: StrictLimiter(api.rate, clock=time.monotonic, shared=True)
+            for name, api in apis.items()
+        }
         clients: dict[str, VendorClient] = {}
         for name, api in apis.items():
             clients[name] = VendorClient(
@@ -235,7 +238,7 @@ class Service:
             metrics=metrics,
             trusted_proxies=config.server.trusted_proxies,
         )
-        limits = LimitKeeper(db, limiters)
+        limits = LimitSharing(db, limiters, node=node, metrics=metrics)
         self._intake = intake
         upkeep = Upkeep(db, ready, feeder, retention_seconds=config.database.retention_seconds)
         heartbeat = Heartbeat(
@@ -286,7 +289,6 @@ class Service:
         on_ready: Callable[[Service], None] | None,
     ) -> None:
         await parts.upkeep.keep_partitions()
-        await parts.limits.restore()
         await parts.heartbeat.register()
         lived = [
             group.create_task(act())
@@ -357,7 +359,7 @@ class Service:
                 if held:
                     released = await jobs.release(parts.db, held, node=self.node)
                     log.info("jobs_released", jobs=released)
-                await parts.limits.save()
+                await parts.limits.farewell()
                 await nodes.resign(parts.db, self.node)
         except (DatabaseUnavailable, TimeoutError) as error:
             log.warning("farewell_failed", error=str(error), held=len(parts.ready.held))
@@ -439,7 +441,7 @@ class _Parts:
     backlog: Backlog
     heartbeat: Heartbeat
     upkeep: Upkeep
-    limits: LimitKeeper
+    limits: LimitSharing
     guardian: Guardian
     intake: Intake
     public: Listener

@@ -22,7 +22,7 @@ import pytest
 from gateway.store.embedded import EmbeddedPostgres
 from gateway.store.embedded_place import known_homes
 
-FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "autovacuum": "off"}
 
 
 class Databases:

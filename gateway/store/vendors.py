@@ -1,18 +1,52 @@
-"""What must be remembered of a vendor across a restart."""
+"""What nodes tell each other about a vendor: its wish to be left alone, and its breaker."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from gateway.store.database import Database
 
 
-async def save_limits(db: Database, limits: Mapping[str, str]) -> None:
-    """Keep each vendor's used rate windows, as JSON."""
-    await db.fetch("vendors.save_limits", list(limits), list(limits.values()))
+class BreakerNews(msgspec.Struct, frozen=True):
+    """How one node's breaker stands."""
+
+    state: str
+    seconds: float  # until a call may be tried, or the one that tries counts as lost
+    node: str | None
 
 
-async def load_limits(db: Database) -> dict[str, tuple[str, float]]:
-    """Return what was kept, by vendor: the JSON, and its age in seconds."""
-    rows = await db.fetch("vendors.load_limits")
-    return {row["vendor"]: (row["limiter"], row["age_seconds"]) for row in rows}
+class VendorState(msgspec.Struct, frozen=True):
+    """What is known of one vendor."""
+
+    parked_seconds: float  # how much longer it wants to be left alone; 0 when it does not
+    breaker: BreakerNews
+
+
+async def park(db: Database, seconds: Mapping[str, float]) -> None:
+    """Have each vendor left alone for so long, on all nodes; a longer wish that is there stays."""
+    await db.fetch("vendors.park", list(seconds), list(seconds.values()))
+
+
+async def move_breakers(db: Database, news: Mapping[str, BreakerNews]) -> None:
+    """Tell how breakers stand; one that another node holds open stays that node's."""
+    moves = news.values()
+    await db.fetch(
+        "vendors.move_breakers",
+        list(news),
+        [move.state for move in moves],
+        [move.seconds for move in moves],
+        [move.node for move in moves],
+    )
+
+
+async def states(db: Database) -> dict[str, VendorState]:
+    """Return what is known, by vendor."""
+    return {
+        row["vendor"]: VendorState(
+            row["parked_seconds"],
+            BreakerNews(row["breaker"], row["breaker_seconds"], row["breaker_node"]),
+        )
+        for row in await db.fetch("vendors.states")
+    }

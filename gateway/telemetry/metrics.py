@@ -162,6 +162,12 @@ class Metrics:
             ),
             (vendor, BREAKER_STATES),
         )
+        self.rate_orders_total: Family[str, Counter] = Family(
+            self._counter(
+                "rate_orders_total", "Orders for calls within the limit all nodes share.", "vendor"
+            ),
+            (vendor,),
+        )
         self.backlog: Family[tuple[str, str], Gauge] = Family(
             self._gauge("backlog", "Unfinished jobs in the database.", "vendor", "state"),
             (vendor, STATES),

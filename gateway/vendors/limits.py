@@ -21,11 +21,14 @@ import asyncio
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import msgspec
 from aiolimiter import AsyncLimiter
+
+from gateway.vendors.shares import Share
 
 if TYPE_CHECKING:
     from gateway.config.model import Rate
@@ -34,8 +37,6 @@ _STRETCH = 0.05
 _MAX_STRETCH_SECONDS = 0.25
 _MAX_STAMPS = 1 << 16  # per window: 512 KiB
 _PACER_BURST = 0.02  # share of a window that may start at the same instant
-_SNAPSHOT_FROM_SECONDS = 60.0  # shorter windows are over before a restart is
-_SNAPSHOT_BUCKETS = 60
 _STALE_SECONDS = 0.01  # a turn this old has lost too much of the 50 ms a window is stretched by
 _NEVER = float("-inf")
 
@@ -51,13 +52,6 @@ class WindowUse(msgspec.Struct, frozen=True):
     used: int
 
 
-class UsedWindow(msgspec.Struct, frozen=True):
-    """A window as it survives a restart: (age in seconds, calls) pairs, ages rounded down."""
-
-    period_seconds: float
-    ages: tuple[tuple[float, int], ...]
-
-
 class StrictLimiter:
     """The limits of one vendor on this node; all windows hold at once.
 
@@ -65,11 +59,16 @@ class StrictLimiter:
     that is stamped too early would open its window too early.
     """
 
-    def __init__(self, rates: Sequence[Rate], *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, rates: Sequence[Rate], *, clock: Callable[[], float], shared: bool = False
+    ) -> None:
         self._clock = clock
         self._windows = tuple(_Window(rate.count, rate.period_seconds) for rate in rates)
         self._pacer = _pacer_of(rates)
         self._pace_seconds = self._pacer.time_period / self._pacer.max_rate if self._pacer else 0.0
+        self.share = (
+            Share(rates, pace_seconds=self._pace_seconds, clock=clock) if shared and rates else None
+        )
         self._turnstile = asyncio.Lock()  # first come, first served
         self._held_until = _NEVER
         self._last = _NEVER
@@ -81,10 +80,11 @@ class StrictLimiter:
         if not self._turnstile.locked() and self.delay() <= 0.0:
             await self._take()
             return
-        async with self._turnstile:
-            while (wait := self.delay()) > 0.0:  # noqa: ASYNC110 (time passes, nothing sets it)
-                await asyncio.sleep(wait)
-            await self._take()
+        with self.share.waits() if self.share is not None else nullcontext():
+            async with self._turnstile:
+                while (wait := self.delay()) > 0.0:
+                    await self._rest(wait)
+                await self._take()
 
     async def confirm(self) -> None:
         """Use the turn of this task, immediately before its request is written.
@@ -99,6 +99,8 @@ class StrictLimiter:
             if self._clock() - turn[1] > _STALE_SECONDS:
                 for window in self._windows:
                     window.forget(turn[1])
+                if self.share is not None:
+                    self.share.give_back(turn[1])
                 await self.acquire()
         else:
             await self.acquire()
@@ -113,6 +115,8 @@ class StrictLimiter:
         free_at = self._held_until
         for window in self._windows:
             free_at = max(free_at, window.free_at())
+        if self.share is not None:
+            free_at = max(free_at, self.share.free_at(now))
         if self._pacer is not None and not self._pacer.has_capacity():
             # Within one drip of the truth, never early, and exact where the burst is one call.
             free_at = max(free_at, self._last + self._pace_seconds)
@@ -142,45 +146,32 @@ class StrictLimiter:
             for window in self._windows
         ]
 
-    def snapshot(self) -> list[UsedWindow]:
-        """Return what must be remembered across a restart: the windows of a minute and longer."""
-        now = self._clock()
-        return [
-            UsedWindow(window.period_seconds, window.ages(now))
-            for window in self._windows
-            if window.period_seconds >= _SNAPSHOT_FROM_SECONDS
-        ]
-
-    def restore(self, used: Sequence[UsedWindow], *, elapsed_seconds: float = 0.0) -> None:
-        """Count the calls of a snapshot taken *elapsed_seconds* ago, before any call is made.
-
-        Windows are matched by their period; a snapshot of a window that is no longer configured
-        is ignored. Not knowing how long ago (0) is safe: the quota only comes back later.
-        """
-        now = self._clock()
-        for window in self._windows:
-            for saved in used:
-                if saved.period_seconds == window.period_seconds:
-                    for age, calls in sorted(saved.ages, reverse=True):
-                        started = now - max(0.0, age) - max(0.0, elapsed_seconds)
-                        for _ in range(min(calls, window.count)):
-                            window.stamp(max(started, self._last))
-
     async def _take(self) -> None:
         if self._pacer is not None:
             # Normally without waiting: delay() looked. Where the two clocks differ by a hair it
             # waits that hair, and the log below is asked once more.
             await self._pacer.acquire()
-            while (wait := self._log_delay()) > 0.0:  # noqa: ASYNC110 (as above)
-                await asyncio.sleep(wait)
+            while (wait := self._log_delay()) > 0.0:
+                await self._rest(wait)
         now = self._last = self._clock()
         for window in self._windows:
             window.stamp(now)
+        if self.share is not None:
+            self.share.take(now)
         _turn.set((self, now))
 
     def _log_delay(self) -> float:
+        now = self._clock()
         free_at = max((window.free_at() for window in self._windows), default=_NEVER)
-        return max(free_at, self._held_until) - self._clock()
+        if self.share is not None:
+            free_at = max(free_at, self.share.free_at(now))
+        return max(free_at, self._held_until) - now
+
+    async def _rest(self, seconds: float) -> None:
+        if self.share is not None:
+            await self.share.news(seconds)
+        else:
+            await asyncio.sleep(seconds)
 
 
 def _pacer_of(rates: Sequence[Rate]) -> AsyncLimiter | None:
@@ -259,16 +250,6 @@ class _Window:
             self.count,
             (len(times) - bisect_right(times, now - self.period_seconds)) * self._stride,
         )
-
-    def ages(self, now: float) -> tuple[tuple[float, int], ...]:
-        """Return (age, calls) for a few buckets; a bucket is as young as its youngest call."""
-        width = self._stretched / _SNAPSHOT_BUCKETS
-        buckets: dict[int, int] = {}
-        for time in self._in_order():
-            if (age := now - time) < self._stretched:
-                bucket = int(age / width)
-                buckets[bucket] = buckets.get(bucket, 0) + self._stride
-        return tuple((bucket * width, calls) for bucket, calls in buckets.items())
 
     def _in_order(self) -> array[float]:
         return self._ring[self._next :] + self._ring[: self._next]

@@ -1,51 +1,17 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from virtual_time import VirtualTime, in_virtual_time
 
 from gateway.config.model import Rate
 from gateway.vendors import limits
-from gateway.vendors.limits import StrictLimiter, UsedWindow
+from gateway.vendors.limits import StrictLimiter
 
 HOUR = 3600.0
-
-
-class VirtualTime(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next timer instead of waiting for it."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        super().__init__(_NeverWaits(self))
-
-    def time(self) -> float:
-        return self.now
-
-
-class _NeverWaits(selectors.SelectSelector):
-    def __init__(self, loop: VirtualTime) -> None:
-        super().__init__()
-        self._virtual = loop
-
-    def select(self, timeout: float | None = None) -> Any:
-        if timeout is None:
-            raise AssertionError("the loop would wait for ever")
-        # A hair more, as real timers do: no time is ever exactly the one that was asked for.
-        self._virtual.now += timeout + 1e-6 if timeout > 0 else 0.0
-        return super().select(0)
-
-
-def in_virtual_time(main: Callable[[VirtualTime], Coroutine[Any, Any, Any]]) -> Any:
-    loop = VirtualTime()
-    try:
-        return loop.run_until_complete(main(loop))
-    finally:
-        loop.close()
 
 
 def starts_of(
@@ -254,50 +220,6 @@ def test_a_second_sending_without_a_turn_takes_one() -> None:
         await limiter.confirm()
         await limiter.confirm()
         assert limiter.use()[0].used == 2
-
-    in_virtual_time(main)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 50),
-    st.lists(st.floats(0.0, 300.0), max_size=80),
-    st.floats(0.0, 4000.0),
-)
-def test_a_long_window_survives_a_restart(
-    count: int, pauses: list[float], down_seconds: float
-) -> None:
-    rates = [Rate(5, 1.0), Rate(count, HOUR)]
-
-    async def main(loop: VirtualTime) -> list[float]:
-        starts: list[float] = []
-        before = StrictLimiter(rates, clock=loop.time)
-        for pause in pauses[::2]:
-            await asyncio.sleep(pause)
-            await before.acquire()
-            starts.append(loop.time())
-        saved = before.snapshot()
-        assert [window.period_seconds for window in saved] == [HOUR]
-        assert len(saved[0].ages) <= limits._SNAPSHOT_BUCKETS
-        await asyncio.sleep(max(down_seconds, 1.0))
-        after = StrictLimiter(rates, clock=loop.time)
-        after.restore(saved, elapsed_seconds=down_seconds)
-        for pause in pauses[1::2]:
-            await asyncio.sleep(pause)
-            await after.acquire()
-            starts.append(loop.time())
-        return starts
-
-    assert_law(in_virtual_time(main), rates)
-
-
-def test_a_snapshot_of_another_window_is_ignored() -> None:
-    async def main(loop: VirtualTime) -> None:
-        limiter = StrictLimiter([Rate(1, HOUR)], clock=loop.time)
-        limiter.restore([UsedWindow(60.0, ((0.0, 1),))])
-        assert limiter.delay() == 0.0
-        limiter.restore([UsedWindow(HOUR, ((0.0, 1),))])
-        assert limiter.delay() > HOUR
 
     in_virtual_time(main)
 
