@@ -14,8 +14,9 @@ from gateway.bodies import FILE_KEYS
 from gateway.config.model import Address, Secret
 from gateway.config.place import Place, echo, nearest, type_text
 from gateway.config.retries import check_retry
+from gateway.config.tls import tls_context
 from gateway.config.values import address_text, call_target, host_reach
-from gateway.config.walker import Values
+from gateway.config.walker import Values, build
 from gateway.webhooks.codec import decode_key
 from gateway.webhooks.scheme import Scheme
 
@@ -114,6 +115,10 @@ def _check_api(api: Values) -> None:
     sign = auth.get("sign", {})
     if "scheme" in sign and "secret" in sign:
         _check_key(sign["scheme"], sign["secret"], sign.place.at("secret"))
+    if "tls" in api:
+        _check_tls(api["tls"], api.get("base_url", ""))
+    if "proxy" in api:
+        _check_proxy(api["proxy"])
     _check_verdicts(api, {})
     if "retry" in api:
         check_retry(api["retry"], {})
@@ -126,6 +131,31 @@ def _check_verdicts(values: Values, inherited: Mapping[str, Any]) -> None:
             f'"{item}" is in both success and retry_on',
             "an answer either completes a job or is tried again",
         )
+
+
+def _check_tls(tls: Values, base_url: str) -> None:
+    place = tls.place
+    if not tls.given:
+        place.fault("says nothing", "write ca, certificate and key, or leave it out")
+    for name, other in (("key", "certificate"), ("password", "certificate")):
+        if name in tls.given and other not in tls.given:
+            place.at(name).fault(f"has no {other} to go with", 'write certificate = "file:…"')
+            return
+    if base_url.startswith("http://"):
+        place.warn("has no effect on a base_url with http")
+    if tls.given != set(tls):
+        return  # a part of it is bad, or unknown
+    try:
+        tls_context(build(tls))
+    except ValueError as error:
+        name, _, problem = str(error).partition(": ")
+        place.at(name).fault(problem, "PEM begins with -----BEGIN")
+
+
+def _check_proxy(proxy: Values) -> None:
+    for name, other in (("username", "password"), ("password", "username")):
+        if name in proxy.given and other not in proxy.given:
+            proxy.place.at(name).fault(f"has no {other} to go with", f"write {other} beside it")
 
 
 def _check_reach(base_url: str, api: Values) -> None:

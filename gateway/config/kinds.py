@@ -11,7 +11,7 @@ from typing import Any
 from gateway.config import secrets, values
 from gateway.config.model import Secret
 from gateway.config.place import BAD, Place, echo, nearest, type_text
-from gateway.config.walker import Kind
+from gateway.config.walker import Kind, Table
 from gateway.errors import ExpressionInvalid
 from gateway.expressions import EVENT_NAMES, JOB_NAMES, RESPONSE_NAMES, Expression, Template
 
@@ -247,6 +247,7 @@ class SecretReference(Kind):
     """A secret, always by reference. What stands here is never repeated in a message."""
 
     one_line: bool = False  # it becomes a header's value
+    public: bool = False  # as certificates are: everybody may read the file
 
     @property
     def form(self) -> str:
@@ -259,7 +260,7 @@ class SecretReference(Kind):
             return place.fault(f"expected a reference, got {type_text(raw)}", secrets.REMEDY)
         if not secrets.is_reference(raw):
             return place.fault("a secret must not be written into the file", secrets.REMEDY)
-        secret = secrets.resolve(raw, place)
+        secret = secrets.resolve(raw, place, public=self.public)
         if secret is not BAD and self.one_line:
             try:
                 values.header_value(secret.value)
@@ -277,6 +278,29 @@ class SecretReference(Kind):
     def schema(self) -> dict[str, Any]:
         """See Kind."""
         return {"type": "string", "pattern": secrets.SCHEMA_PATTERN}
+
+
+@dataclass(frozen=True)
+class UrlOrTable(Table):
+    """A table, or for one that holds nothing else its ``url``."""
+
+    @property
+    def form(self) -> str:
+        """See Kind."""
+        return "URL or table"
+
+    def read(self, raw: object, place: Place) -> Any:
+        """See Kind."""
+        return super().read({"url": raw} if isinstance(raw, str) else raw, place)
+
+    def spell(self, value: Any) -> Any:
+        """See Kind."""
+        spelled = super().spell(value)
+        return spelled["url"] if set(spelled) == {"url"} else spelled
+
+    def schema(self) -> dict[str, Any]:
+        """See Kind."""
+        return {"anyOf": [{"type": "string"}, super().schema()]}
 
 
 @dataclass(frozen=True)

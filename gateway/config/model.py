@@ -160,6 +160,24 @@ class SignAuth(msgspec.Struct, frozen=True):
 Auth = BearerAuth | BasicAuth | HeaderAuth | QueryAuth | OAuth2Auth | SignAuth
 
 
+class Tls(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom a vendor is trusted by, and the certificate we show it; all texts are PEM."""
+
+    certificate: Secret | None = None  # with its chain, perhaps with its key
+    key: Secret | None = None
+    password: Secret | None = None  # of the key
+    ca: Secret | None = None  # None: the system's trust
+
+
+class Proxy(msgspec.Struct, frozen=True, kw_only=True):
+    """An HTTP proxy that all calls of a vendor go through."""
+
+    url: str
+    username: str | None = None
+    password: Secret | None = None
+    allow_private: bool = False  # may itself have a private address
+
+
 class Breaker(msgspec.Struct, frozen=True, kw_only=True):
     """When to stop calling a vendor that only fails, and for how long."""
 
@@ -186,6 +204,9 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
     breaker: Breaker | None = None
     idempotency_header: str = "Idempotency-Key"
     allow_private: bool = False
+    redirects: int = 0  # how many are followed
+    tls: Tls | None = None
+    proxy: Proxy | None = None
     max_reply_bytes: int = 64 << 10  # kept of an answer's body
     redact: tuple[str, ...] = ()  # paths of fields that are masked in what is kept of calls
     keep_headers: tuple[str, ...] = ()  # that are kept of calls, too

@@ -25,6 +25,8 @@ _SECTIONS = (
     ("auth = { query = { … } }", specs.QUERY),
     ("auth = { oauth2 = { … } }", specs.OAUTH2),
     ("auth = { sign = { … } }", specs.SIGN),
+    ("tls = { … }", specs.TLS),
+    ("proxy = { … }", specs.PROXY),
     ("retry = { … }", specs.RETRY),
     ("breaker = { … }", specs.BREAKER),
     ("[[routes]]", specs.ROUTE),

@@ -27,8 +27,11 @@ def is_reference(text: str) -> bool:
     return _REFERENCE.fullmatch(text) is not None
 
 
-def resolve(reference: str, place: Place) -> Secret | Bad:
-    """Return the secret that *reference* names; report at *place* why there is none."""
+def resolve(reference: str, place: Place, *, public: bool = False) -> Secret | Bad:
+    """Return the secret that *reference* names; report at *place* why there is none.
+
+    A file that everybody may read is worth a warning, unless what it holds is *public*.
+    """
     kind, _, name = reference.partition(":")
     match kind:
         case "env":
@@ -36,7 +39,7 @@ def resolve(reference: str, place: Place) -> Secret | Bad:
         case "credential":
             value = _from_credential(name, place)
         case _:
-            value = _from_file(name, place)
+            value = _from_file(name, place, public=public)
     if isinstance(value, Bad):
         return value
     if not value.strip():
@@ -70,12 +73,12 @@ def _from_credential(name: str, place: Place) -> str | Bad:
     return _read(Path(folder) / name, place, remedy=remedy, private=False)
 
 
-def _from_file(name: str, place: Place) -> str | Bad:
+def _from_file(name: str, place: Place, *, public: bool) -> str | Bad:
     if not name or "\0" in name:
         return place.fault('"file:" is not followed by a path', 'write "file:/path"')
     # A relative path belongs to the file's own folder, as in the demo; secrets of a real
     # installation have absolute paths, and nobody else should read those.
-    private = Path(name).is_absolute()
+    private = Path(name).is_absolute() and not public
     remedy = "create it, or correct the path"
     return _read(place.report.folder / name, place, remedy=remedy, private=private)
 

@@ -20,6 +20,7 @@ from gateway.config.kinds import (
     Number,
     SecretReference,
     Text,
+    UrlOrTable,
     call,
     duration,
     expression,
@@ -40,12 +41,14 @@ from gateway.config.model import (
     GatewaySection,
     HeaderAuth,
     OAuth2Auth,
+    Proxy,
     QueryAuth,
     QueueSection,
     ResponseOverride,
     Route,
     ServerSection,
     SignAuth,
+    Tls,
     Vendor,
     Webhook,
 )
@@ -497,6 +500,55 @@ AUTH = Section(
     ),
 )
 
+TLS = Section(
+    doc="Whom to trust, and what to show who wants a client's certificate; all in PEM.",
+    make=Tls,
+    keys=(
+        Key(
+            name="certificate",
+            kind=SecretReference(public=True),
+            doc="the client's certificate with its chain, perhaps with its key",
+        ),
+        Key(name="key", kind=SecretReference(), doc="the certificate's key"),
+        Key(name="password", kind=SecretReference(), doc="of a key that is encrypted"),
+        Key(
+            name="ca",
+            kind=SecretReference(public=True),
+            unset="the system's trust",
+            doc="the authorities that are trusted, and no others",
+        ),
+    ),
+)
+
+
+def _take_proxy(proxy: Proxy, key: Key) -> Any:
+    if key.name == "allow_private":
+        return proxy.allow_private or None  # so that a plain proxy is shown as its URL
+    return getattr(proxy, key.target)
+
+
+PROXY = Section(
+    doc="An HTTP proxy for all calls of a vendor; https goes through it in a tunnel.",
+    make=Proxy,
+    take=_take_proxy,
+    keys=(
+        Key(
+            name="url",
+            kind=Text('URL ("http://…")', values.proxy_url, may_echo=False),
+            default=REQUIRED,
+            doc="where it listens",
+        ),
+        Key(name="username", kind=Text("string without colon", values.username), doc="the user"),
+        Key(name="password", kind=SecretReference(), doc="its password"),
+        Key(
+            name="allow_private",
+            kind=Flag(),
+            unset="the vendor's",
+            doc="whether the proxy itself may have a private address",
+        ),
+    ),
+)
+
 API = Section(
     doc="What we call of a vendor, and within which limits.",
     make=Api,
@@ -566,6 +618,14 @@ API = Section(
             doc="whether loopback and private addresses may be called; "
             "metadata and link-local ones never are",
         ),
+        Key(
+            name="redirects",
+            kind=Number(0, 10),
+            default=0,
+            doc="how many are followed, each to an allowed address; auth stays with its origin",
+        ),
+        Key(name="tls", kind=Table(TLS), doc="a private authority, a client's certificate"),
+        Key(name="proxy", kind=UrlOrTable(PROXY), doc="an HTTP proxy that all calls go through"),
         Key(
             name="max_reply",
             kind=size(least=1, most=16 << 20),

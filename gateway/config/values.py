@@ -128,6 +128,16 @@ def url(text: str) -> str:
     return _url(text, query=True)
 
 
+def proxy_url(text: str) -> str:
+    """Read the URL of a proxy: http, a host, perhaps a port."""
+    if urlsplit(text).username is not None:
+        raise ValueError("credentials do not belong in a URL: use username and password")
+    parts = urlsplit(_url(text, query=False))
+    if parts.scheme != "http" or parts.path not in ("", "/"):
+        raise ValueError('a proxy is "http://HOST:PORT"; https is tunnelled through it')
+    return text.rstrip("/")
+
+
 def _url(text: str, *, query: bool) -> str:
     if not text.isascii() or re.search(r"[\x00-\x20\x7f\\]", text):
         raise ValueError("URLs hold neither blanks nor backslashes; other signs are %-encoded")

@@ -61,7 +61,7 @@ def authorization_for(api: Api, *, post: HttpPost, now: Callable[[], float]) -> 
         case BearerAuth():
             return _fixed("Authorization", f"Bearer {auth.token.value}")
         case BasicAuth():
-            return _fixed("Authorization", _basic(auth.username, auth.password.value))
+            return _fixed("Authorization", basic(auth.username, auth.password.value))
         case HeaderAuth():
             return _fixed(auth.name, auth.value.value)
         case QueryAuth():
@@ -166,7 +166,7 @@ class AccessTokens:
             form |= {"client_id": auth.client_id, "client_secret": auth.client_secret.value}
         else:
             # RFC 6749, 2.3.1: both are form-encoded before they are put together.
-            headers["Authorization"] = _basic(
+            headers["Authorization"] = basic(
                 quote_plus(auth.client_id), quote_plus(auth.client_secret.value)
             )
         return await self._post(auth.token_url, urlencode(form).encode(), headers)
@@ -219,5 +219,6 @@ def _fixed(name: str, value: str) -> Authorization:
     return Authorization(fixed={name: value}, names=frozenset({name}))
 
 
-def _basic(username: str, password: str) -> str:
+def basic(username: str, password: str) -> str:
+    """Return the value of a header for HTTP Basic authentication (RFC 7617, in UTF-8)."""
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()

@@ -17,6 +17,7 @@ FailureKind = Literal[
     "reset",  # the connection broke off before the whole answer was here
     "protocol",  # what came back is not HTTP
     "auth",  # no access token could be had
+    "redirect",  # to where we do not follow
     "refused-address",  # our own guard: an address that is never called
     "request",  # our own check: a request that must not be sent as it is
 ]

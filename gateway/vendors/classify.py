@@ -38,6 +38,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     fail_when: Expression | None = None
     retry_when: Expression | None = None
     reads_answer: bool = False
+    redirects: int = 0  # that the client has followed
 
 
 def rules_of(api: Api, route: Route | None = None) -> Rules:
@@ -60,6 +61,7 @@ def rules_of(api: Api, route: Route | None = None) -> Rules:
         fail_when=_compiled(fail_when),
         retry_when=_compiled(retry_when),
         reads_answer=bool(fail_when or retry_when),
+        redirects=api.redirects,
     )
 
 
@@ -78,7 +80,7 @@ def classify(rules: Rules, result: Reply | CallFailed) -> Verdict:
         return verdict
     if result.status in rules.success:
         return _COMPLETED
-    reason = _reason(result)
+    reason = _reason(result, rules.redirects)
     if result.status in rules.retry:
         return Retry(reason, result.retry_after_seconds)
     return Dead(reason)
@@ -105,7 +107,7 @@ def retry_after_seconds(value: str, *, now: float, date: str | None = None) -> f
 
 def _judge_content(rules: Rules, reply: Reply) -> Verdict | None:
     """Return what the answer's content makes of it; None where its status decides."""
-    reason = _reason(reply)
+    reason = _reason(reply, rules.redirects)
     success = reply.status in rules.success
     context: dict[str, Any] = {
         "response": MISSING,
@@ -139,7 +141,7 @@ def _judge_failure(rules: Rules, failure: CallFailed) -> Verdict:
             again = rules.retry_connect
         case "auth":
             again = True
-        case "refused-address" | "request":
+        case "redirect" | "refused-address" | "request":
             again = False
         case _:
             assert_never(failure.kind)
@@ -162,12 +164,14 @@ def _compiled(text: str | None) -> Expression | None:
     return Expression.compile(text, names=RESPONSE_NAMES) if text else None
 
 
-def _reason(reply: Reply) -> str:
+def _reason(reply: Reply, redirects: int) -> str:
     reason = f"HTTP {reply.status}{_phrases().get(reply.status, '')}"
     if 300 <= reply.status < 400 and (location := reply.headers.get("location")):
         # Without the query: it may carry what is nobody's business.
         target = location.partition("?")[0].partition("#")[0][:200]
-        reason += f" to {target}: redirects are not followed; put the final address into base_url"
+        what = f"only {redirects} redirects" if redirects else "redirects"
+        verb = "are followed" if redirects else "are not followed"
+        reason += f" to {target}: {what} {verb}; put the final address into base_url"
     return reason
 
 

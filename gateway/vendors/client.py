@@ -18,27 +18,28 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
 import aiohttp
+import msgspec
+from multidict import CIMultiDict
 from yarl import URL
 
+from gateway.config.tls import tls_context
 from gateway.errors import ConfigInvalid, Fault
-from gateway.vendors.auth import authorization_for
+from gateway.vendors import redirects
+from gateway.vendors.auth import authorization_for, basic
 from gateway.vendors.calls import Call, CallFailed, Reply
-from gateway.vendors.classify import retry_after_seconds, rules_of
-from gateway.vendors.guard import AddressRefused, socket_factory
-from gateway.vendors.quota import quota_of
+from gateway.vendors.classify import rules_of
+from gateway.vendors.guard import AddressRefused, host_refusal
 from gateway.vendors.redact import redaction_for
+from gateway.vendors.replies import read_body, read_reply
+from gateway.vendors.wire import bounds_of, open_session
 
 if TYPE_CHECKING:
     from gateway.config.model import Api
     from gateway.vendors.limits import StrictLimiter
 
 _MAX_GRANT_BYTES = 64 << 10  # of a token endpoint's answer
-_DRAIN_BYTES = 1 << 20  # read, so that the connection can be used again; beyond it is closed
-_MAX_HEADERS = 64
-_MAX_HEADER_CHARS = 2048
 _MAX_PATHS = 1024  # remembered in their parsed form
 _ONE_WRITE_BYTES = 1 << 20  # aiohttp sends larger bodies in pieces, if they come as a file
-_KEEPALIVE_SECONDS = 30.0
 
 # A route may not set these: they frame the request on the wire.
 _FRAMING = frozenset(
@@ -49,6 +50,7 @@ _FRAMING = frozenset(
 )
 _PATH = re.compile(r"(?:[/?][!\"$-~]*)?")  # visible ASCII but "#"
 _DOT_SEGMENT = re.compile(r"(?:[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?=[/\\]|%2f|%5c|$)", re.IGNORECASE)
+_OF_BODIES = re.compile(r"content-|digest$|repr-digest$|last-modified$", re.IGNORECASE)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _TRACEPARENT = re.compile(
@@ -62,7 +64,6 @@ class VendorClient:
     ``rules`` are those by which its answers are judged, where a route has none of its own;
     ``redaction`` tells what may be kept of its calls.
     With a *limiter*, each request takes its turn there, at the latest when it is written.
-    *tls_context* replaces the system's trust: a private CA, a client certificate.
     """
 
     def __init__(
@@ -71,7 +72,6 @@ class VendorClient:
         *,
         user_agent: str,
         limiter: StrictLimiter | None = None,
-        tls_context: tls.SSLContext | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.api = api
@@ -80,25 +80,30 @@ class VendorClient:
         self._base = _base_of(api)
         self._origin = str(URL(self._base).origin())
         self._limiter = limiter
-        self._tls = tls_context
+        self._tls, self._foreign_tls = _tls_contexts(api)
         self._max_reply_bytes = api.max_reply_bytes
         self._now = now
         self._authorization = authorization_for(api, post=self._post, now=now)
         self._headers = {
             "User-Agent": user_agent,
             "Accept-Encoding": "identity",  # excerpts and signatures are of the plain bytes
-            **api.headers,
-            **self._authorization.fixed,
         }
+        # What not everybody on the way may see is added to each request of its own.
+        self._own_headers = {**api.headers, **self._authorization.fixed}
+        self._selective = api.proxy is not None or api.redirects > 0
+        self._proxy_auth = _proxy_auth(api)
         self._reserved = _FRAMING | {name.lower() for name in self._authorization.names}
-        self._timeout = _timeout(api.timeout_seconds)
+        self._timeout = bounds_of(api.timeout_seconds)
         self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession | None = None
         self._token_session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
         """Make ready to send; no connection is opened yet."""
-        self._session = self._new_session(self._limiter, headers=self._headers)
+        headers = self._headers if self._selective else self._headers | self._own_headers
+        self._session = open_session(
+            self.api, headers=headers, tls=self._tls, limiter=self._limiter
+        )
 
     async def close(self) -> None:
         """Close every connection; what is under way breaks off."""
@@ -107,19 +112,22 @@ class VendorClient:
                 await session.close()
 
     async def send(self, call: Call) -> Reply:
-        """Send *call* once and return the answer, whatever its status; redirects are answers too.
+        """Send *call* once and return the answer, whatever its status.
 
-        :class:`CallFailed` when there is no whole answer. Only an access token that the vendor
-        no longer takes (401) is a reason to send again, once, with a new one.
+        Redirects are answers too, beyond as many as the vendor is followed. :class:`CallFailed`
+        when there is no whole answer. Only an access token that the vendor no longer takes (401)
+        is a reason to send again, once, with a new one.
         """
         timeout = self._timeout
         if call.timeout_seconds is not None and call.timeout_seconds != timeout.total:
-            timeout = _timeout(call.timeout_seconds)
+            timeout = bounds_of(call.timeout_seconds)
         try:
             tokens = self._authorization.tokens
-            if tokens is None:
+            if tokens is None and not self.api.redirects:
                 return await self._exchange(call, timeout)
             async with asyncio.timeout(timeout.total):
+                if tokens is None:
+                    return await self._exchange(call, timeout)
                 token = await tokens.get()
                 reply = await self._exchange(call, timeout, token)
                 if reply.status == 401:
@@ -132,43 +140,87 @@ class VendorClient:
     async def _exchange(
         self, call: Call, bounds: aiohttp.ClientTimeout, token: str | None = None
     ) -> Reply:
-        if self._session is None:
-            raise RuntimeError("VendorClient.send() before start()")
         url = self._urls.get(call.path) or self._remember(call.path)
         headers = self._headers_of(call)
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
-        if self._authorization.sign is not None:
-            headers.update(self._authorization.sign(call, str(url)))
+        self._authorize(headers, call, url, token)
+        reply = await self._request(call, url, headers, bounds)
+        if self.api.redirects and reply.status in redirects.STATUSES:
+            return await self._follow(call, url, reply, bounds, token)
+        return reply
+
+    async def _follow(
+        self,
+        call: Call,
+        url: URL,
+        reply: Reply,
+        bounds: aiohttp.ClientTimeout,
+        token: str | None,
+    ) -> Reply:
+        """Return the answer at the end of the way, or the redirect that is one too many.
+
+        Each hop is a request like any other: guarded, bounded, and in its turn.
+        """
+        query, query_name = self._authorization.query, self._authorization.query_name
+        hop = redirects.Hop(call.method, url, call.body is not None, own=True)
+        for _ in range(self.api.redirects):
+            following = redirects.next_hop(hop, reply, query=query, query_name=query_name)
+            if following is None:
+                break
+            hop = following
+            if hop.method != call.method:
+                call = _fetching(call, hop.method)
+            headers = self._headers_of(call)
+            options: dict[str, Any] = {}
+            if hop.own:
+                self._authorize(headers, call, hop.url, token)
+            else:
+                headers = redirects.harmless(
+                    headers,
+                    auth=self._authorization.names,
+                    idempotency_header=self.api.idempotency_header,
+                )
+                if self._foreign_tls is not None:
+                    options["ssl"] = self._foreign_tls
+            reply = await self._request(call, hop.url, headers, bounds, **options)
+        return reply
+
+    async def _request(
+        self,
+        call: Call,
+        url: URL,
+        headers: dict[str, str],
+        bounds: aiohttp.ClientTimeout,
+        **options: Any,
+    ) -> Reply:
+        if self._session is None:
+            raise RuntimeError("VendorClient.send() before start()")
+        if self.api.proxy is not None:
+            options |= self._through_proxy(url, headers)
         data: Any = call.body
         if data is not None and len(data) > _ONE_WRITE_BYTES:
             data = io.BytesIO(data)
         started = time.perf_counter()
         response = await self._session.request(
-            call.method, url, headers=headers, data=data, timeout=bounds, allow_redirects=False
+            call.method,
+            url,
+            headers=headers,
+            data=data,
+            timeout=bounds,
+            allow_redirects=False,
+            **options,
         )
         try:
-            body, complete = await _read(response, self._max_reply_bytes)
+            return await read_reply(
+                response, limit=self._max_reply_bytes, started=started, now=self._now
+            )
         except BaseException:
             response.close()
             raise
-        reply_headers = _reply_headers(response)
-        wish = reply_headers.get("retry-after")
-        return Reply(
-            status=response.status,
-            headers=reply_headers,
-            body=body,
-            body_complete=complete,
-            duration_seconds=time.perf_counter() - started,
-            retry_after_seconds=None
-            if wish is None
-            else retry_after_seconds(wish, now=self._now(), date=reply_headers.get("date")),
-            quota=quota_of(reply_headers, now=self._now()),
-        )
 
     def _headers_of(self, call: Call) -> dict[str, str]:
         """Return what this call adds to the session's headers; a route's own win over ours."""
-        headers = {"traceparent": _continued(call.traceparent)}
+        headers: Any = CIMultiDict(self._own_headers) if self._selective else {}
+        headers["traceparent"] = _continued(call.traceparent)
         if call.correlation_id:
             headers["X-Correlation-ID"] = call.correlation_id
         if call.idempotency_key and self.api.idempotency_header:
@@ -183,7 +235,25 @@ class VendorClient:
                 raise _unsafe_header(name)
             if name.lower() not in self._reserved:
                 headers[name] = value
-        return headers
+        return headers  # type: ignore[no-any-return]
+
+    def _authorize(self, headers: dict[str, str], call: Call, url: URL, token: str | None) -> None:
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        if self._authorization.sign is not None:
+            headers.update(self._authorization.sign(call, str(url)))
+
+    def _through_proxy(self, url: URL, headers: dict[str, str]) -> dict[str, Any]:
+        """Return what a request to *url* needs to pass the proxy; refuse what it must not reach."""
+        reason = host_refusal(url.host or "", allow_private=self.api.allow_private)
+        if reason is not None:
+            raise CallFailed("refused-address", f"{url.origin()}: {reason}")
+        if not self._proxy_auth:
+            return {}
+        if url.scheme == "https":  # only the proxy sees the headers of CONNECT
+            return {"proxy_headers": {"Proxy-Authorization": self._proxy_auth}}
+        headers["Proxy-Authorization"] = self._proxy_auth
+        return {}
 
     def _remember(self, path: str) -> URL:
         if _PATH.fullmatch(path) is None:
@@ -217,104 +287,24 @@ class VendorClient:
     async def _post(self, url: str, form: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
         """POST a form to a token endpoint: guarded and bounded alike, but outside the limits."""
         if self._token_session is None:
-            self._token_session = self._new_session(
-                None, headers={"User-Agent": self._headers["User-Agent"]}
+            self._token_session = open_session(
+                self.api, headers={"User-Agent": self._headers["User-Agent"]}, tls=self._tls
             )
+        options = self._through_proxy(URL(url), headers) if self.api.proxy is not None else {}
         try:
             async with self._token_session.post(
-                url, data=form, headers=headers, timeout=self._timeout, allow_redirects=False
+                url,
+                data=form,
+                headers=headers,
+                timeout=self._timeout,
+                allow_redirects=False,
+                **options,
             ) as response:
-                body, _ = await _read(response, _MAX_GRANT_BYTES)
+                body, _ = await read_body(response, _MAX_GRANT_BYTES)
                 return response.status, body
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             origin = str(URL(url).origin())
             raise _failure(error, self._timeout, origin) from error
-
-    def _new_session(
-        self, limiter: StrictLimiter | None, *, headers: dict[str, str]
-    ) -> aiohttp.ClientSession:
-        options: dict[str, Any] = {
-            "limit": self.api.concurrency,
-            "keepalive_timeout": _KEEPALIVE_SECONDS,
-            "socket_factory": socket_factory(allow_private=self.api.allow_private),
-            "ssl": self._tls if self._tls is not None else True,
-        }
-        session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(**options)
-            if limiter is None
-            else _TurnTakingConnector(limiter, **options),
-            headers=headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-        )
-        # By itself aiohttp sends GET, PUT and DELETE a second time when a connection breaks. One
-        # attempt shall be one request: the queue repeats, and counts.
-        session._retry_connection = False
-        return session
-
-
-class _TurnTakingConnector(aiohttp.TCPConnector):
-    """Lets a request have its connection only when it is its turn to be written."""
-
-    def __init__(self, limiter: StrictLimiter, **options: Any) -> None:
-        super().__init__(**options)
-        self._limiter = limiter
-
-    async def connect(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[Any],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 (aiohttp's signature)
-    ) -> Any:
-        connection = await super().connect(req, traces, timeout)
-        try:
-            await self._limiter.confirm()
-        except BaseException:
-            connection.release()
-            raise
-        return connection
-
-
-async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:
-    """Return at most *limit* bytes of the body, and whether that is all of it.
-
-    A somewhat larger body is read to its end and thrown away, a huge one not even that.
-    """
-    stream = response.content
-    chunk = await stream.readany()
-    if stream.at_eof() and len(chunk) <= limit:
-        return chunk, True
-    kept, size = [chunk[:limit]], len(chunk)
-    while not stream.at_eof():
-        chunk = await stream.readany()
-        if size < limit:
-            kept.append(chunk[: limit - size])
-        size += len(chunk)
-        if size > max(limit, _DRAIN_BYTES):
-            response.close()
-            break
-    return b"".join(kept), size <= limit
-
-
-def _reply_headers(response: aiohttp.ClientResponse) -> dict[str, str]:
-    received = response.headers
-    headers = {name.lower(): value for name, value in received.items()}
-    if len(headers) == len(received) <= _MAX_HEADERS:
-        return {name: _bounded(value) for name, value in headers.items()}
-    bounded: dict[str, str] = {}
-    for name in headers:
-        bounded[name] = _bounded(", ".join(received.getall(name)))
-        if len(bounded) == _MAX_HEADERS:
-            break
-    return bounded
-
-
-def _bounded(value: str) -> str:
-    if value.isascii():
-        return value[:_MAX_HEADER_CHARS]
-    # aiohttp smuggles undecodable bytes through as lone surrogates, which no database takes.
-    return value[:_MAX_HEADER_CHARS].encode("utf-8", "replace").decode()
 
 
 def _failure(error: Exception, timeout: aiohttp.ClientTimeout, origin: str) -> CallFailed:
@@ -328,6 +318,12 @@ def _failure(error: Exception, timeout: aiohttp.ClientTimeout, origin: str) -> C
             return CallFailed("dns", f"{origin}: {_text(error.os_error)}")
         case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch():
             return CallFailed("tls", f"{origin}: {_text(error)}")
+        case aiohttp.ClientProxyConnectionError(os_error=AddressRefused() as refused):
+            return CallFailed("refused-address", f"the proxy of {origin}: {_text(refused)}")
+        case aiohttp.ClientProxyConnectionError():
+            return CallFailed("connect", f"the proxy of {origin}: {_text(error.os_error)}")
+        case aiohttp.ClientHttpProxyError():
+            return CallFailed("connect", f"the proxy of {origin} answered HTTP {error.status}")
         case aiohttp.ClientConnectorError(os_error=AddressRefused() as refused):
             return CallFailed("refused-address", f"{origin}: {_text(refused)}")
         case aiohttp.ClientConnectorError():
@@ -358,9 +354,29 @@ def _continued(traceparent: str | None) -> str:
     return f"00-{os.urandom(16).hex()}-{span}-00"
 
 
-def _timeout(seconds: float) -> aiohttp.ClientTimeout:
-    # No rounding up to whole seconds, which aiohttp does from 5 s on.
-    return aiohttp.ClientTimeout(total=seconds, sock_connect=None, ceil_threshold=float("inf"))
+def _fetching(call: Call, method: str) -> Call:
+    """Return *call* as it is where a redirect makes a GET of it: nothing is sent with it."""
+    headers = {name: value for name, value in call.headers.items() if not _OF_BODIES.match(name)}
+    return msgspec.structs.replace(
+        call, method=method, headers=headers, body=None, content_type=None
+    )
+
+
+def _tls_contexts(api: Api) -> tuple[tls.SSLContext | None, tls.SSLContext | None]:
+    """Return the contexts for the vendor and for where it redirects to; None: the usual trust."""
+    if api.tls is None:
+        return None, None
+    try:
+        return tls_context(api.tls), tls_context(api.tls, certificate=False)
+    except ValueError as error:
+        place = f"vendors.{api.vendor}.api.tls"
+        raise ConfigInvalid(place, [Fault(place, None, str(error), "")]) from error
+
+
+def _proxy_auth(api: Api) -> str:
+    if api.proxy is None or api.proxy.username is None or api.proxy.password is None:
+        return ""
+    return basic(api.proxy.username, api.proxy.password.value)
 
 
 def _unsafe_header(name: str) -> CallFailed:

@@ -11,6 +11,8 @@ those of the IANA special-purpose address registries.
 
 from __future__ import annotations
 
+import contextlib
+import re
 import socket
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -69,6 +71,12 @@ _CARRIERS = (
 _TEREDO = IPv6Network("2001::/32")  # the client's IPv4 address, all bits flipped, stands last
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)  # upper half of the interface identifier (RFC 5214)
 
+_METADATA_NAMES = frozenset(
+    {"metadata.google.internal", "metadata.goog", "metadata", "instance-data", "metadata.azure.com"}
+    | {"instance-data.ec2.internal", "metadata.tencentyun.com"}
+)
+_NUMBERS = re.compile(r"(?:0x)?[0-9a-f]+(?:\.(?:0x)?[0-9a-f]+){0,3}")
+
 _Networks = tuple[tuple[IPv4Network | IPv6Network, str], ...]
 
 
@@ -98,6 +106,26 @@ def refusal(address: str, *, allow_private: bool) -> str | None:
         return f"{address} is {what}: such addresses are never called"
     if not allow_private and (what := _find(ip, _REFUSED_UNLESS_ALLOWED)) is not None:
         return f"{address} is {what}; set allow_private = true if this vendor is meant to be there"
+    return None
+
+
+def host_refusal(host: str, *, allow_private: bool) -> str | None:
+    """Say why a URL's *host* is refused behind a proxy, which connects where we cannot see it.
+
+    Addresses in any spelling that resolvers take are judged, and names that stand for such; what
+    other names resolve to is the proxy's matter.
+    """
+    name = host.strip("[]").rstrip(".").lower()
+    if name in _METADATA_NAMES:
+        return f"{name} is a cloud metadata service: such addresses are never called"
+    if name == "localhost" or name.endswith(".localhost"):
+        name = "127.0.0.1"
+    with contextlib.suppress(ValueError):
+        return refusal(str(ip_address(name)), allow_private=allow_private)
+    if _NUMBERS.fullmatch(name):
+        with contextlib.suppress(OSError):
+            address = socket.inet_ntoa(socket.inet_aton(name))  # 127.1, 0x7f000001, 2130706433
+            return refusal(address, allow_private=allow_private)
     return None
 
 

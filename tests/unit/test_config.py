@@ -8,11 +8,12 @@ from typing import get_type_hints
 
 import msgspec
 import pytest
+from certificates import Authority
 
 from gateway.backoff import RetryPolicy
 from gateway.config import reference, show, specs
 from gateway.config.loader import check, load
-from gateway.config.model import Address, Config, HeaderAuth, Rate, Secret
+from gateway.config.model import Address, Config, HeaderAuth, Proxy, QueryAuth, Rate, Secret
 from gateway.config.place import Place, Report
 from gateway.config.schema import json_schema
 from gateway.config.signing import SCHEME
@@ -191,6 +192,87 @@ def test_a_routes_policy_is_its_vendors_with_some_keys_changed(
     if expected is not None:
         assert config.routes[0].retry == expected
     assert load_text(show.render(config), tmp_path) == config
+
+
+EVERY_KEY_OF_A_CALL = """
+    [vendors.a.webhook]
+    verify = "none"
+    [vendors.b.api]
+    base_url = "https://b.example"
+    auth = { query = { name = "api_key", value = "env:KEY" } }
+    fail_when = "response.ok == false"
+    retry_when = "status == 202"
+    redirects = 3
+    tls = { certificate = "file:client.pem", key = "env:CLIENT_KEY", ca = "env:CA" }
+    proxy = { url = "http://p.example:3128", username = "u", password = "env:PW" }
+    max_reply = "1MiB"
+    redact = ["card.number", "*.token"]
+    keep_headers = ["X-Node"]
+    [vendors.c.api]
+    base_url = "https://c.example"
+    proxy = "http://p.example:3128/"
+    [vendors.c.api.auth.oauth2]
+    token_url = "https://c.example/token"
+    client_id = "id"
+    client_secret = "env:KEY"
+    audience = "https://c.example"
+    params = { resource = "r" }
+    auth_style = "post"
+    [vendors.d.api]
+    base_url = "https://d.example"
+    proxy = { url = "http://10.0.0.1:3128", allow_private = true }
+    tls = { ca = "env:CA" }
+    [[routes]]
+    name = "r"
+    from = "a"
+    call = "POST b:/x"
+    body = { a = "1", f = { content = "x", filename = "y" } }
+    body_format = "multipart"
+    retry_on = ["404"]
+    success = ["200"]
+    fail_when = "not response.ok"
+    retry_when = "false"
+"""
+
+
+def test_every_key_of_a_call_is_read_and_shown(tmp_path: Path) -> None:
+    authority = Authority()
+    certificate, key = authority.issue("gateway")
+    (tmp_path / "client.pem").write_text(certificate)
+    environ = {"KEY": "s3cr3t", "CLIENT_KEY": key, "CA": authority.pem, "PW": "s3cr3t"}
+    config = load_text(EVERY_KEY_OF_A_CALL, tmp_path, environ)
+    shown = show.render(config)
+    assert load_text(shown, tmp_path, environ) == config
+    assert "s3cr3t" not in shown + repr(config)
+    assert "PRIVATE" not in shown + repr(config)
+    b, c, d = (config.vendors[name].api for name in "bcd")
+    assert b is not None
+    assert c is not None
+    assert d is not None
+    assert b.auth == QueryAuth("api_key", Secret("env:KEY", "s3cr3t"))
+    assert (b.redirects, b.max_reply_bytes, b.keep_headers) == (3, 1 << 20, ("X-Node",))
+    assert b.proxy == Proxy(
+        url="http://p.example:3128", username="u", password=Secret("env:PW", "s3cr3t")
+    )
+    assert c.proxy == Proxy(url="http://p.example:3128")
+    assert d.proxy == Proxy(url="http://10.0.0.1:3128", allow_private=True)
+    assert 'proxy = "http://p.example:3128"' in shown
+    route = config.routes[0]
+    assert (route.body_format, route.retry_on, route.success) == ("multipart", ("404",), ("200",))
+    assert (route.fail_when, route.retry_when) == ("not response.ok", "false")
+    _conforms(tomllib.loads(EVERY_KEY_OF_A_CALL), json_schema(), "")
+    _conforms(tomllib.loads(shown), json_schema(), "")
+
+
+def test_a_certificate_that_everybody_may_read_is_no_warning(tmp_path: Path) -> None:
+    pem = tmp_path / "ca.pem"
+    pem.write_text(Authority().pem)
+    pem.chmod(0o644)
+    path = tmp_path / "gateway.toml"
+    path.write_text(
+        f'vendors.b.api = {{ base_url = "https://b.example", tls = {{ ca = "file:{pem}" }} }}'
+    )
+    assert check(path, environ={})[1:] == ([], [])
 
 
 def test_an_overridden_preset_keeps_the_rest_of_it(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_silence_is_tried_again_where_the_vendor_says_so(kind: FailureKind) -> N
     failure = CallFailed(kind, "text")
     retried = isinstance(classify(rules(), failure), Retry)
     never = isinstance(classify(rules(retry_on=("5xx",)), failure), Retry)
-    assert retried == (kind not in ("refused-address", "request"))
+    assert retried == (kind not in ("redirect", "refused-address", "request"))
     assert never == (kind == "auth")
     only_timeout = isinstance(classify(rules(retry_on=("timeout",)), failure), Retry)
     assert only_timeout == (kind in ("timeout", "auth"))

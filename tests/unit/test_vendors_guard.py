@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.vendors.guard import AddressRefused, refusal, socket_factory
+from gateway.vendors.guard import AddressRefused, host_refusal, refusal, socket_factory
 
 ALWAYS = """
 169.254.169.254 169.254.170.2 169.254.0.1 169.254.255.255 0.0.0.0 0.1.2.3 255.255.255.255
@@ -88,3 +88,32 @@ def test_the_socket_factory_refuses_before_there_is_a_socket() -> None:
         make((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80)))
     with make((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("1.1.1.1", 80))) as made:
         assert made.family == socket.AF_INET
+
+
+@pytest.mark.parametrize("address", [*ALWAYS, *PRIVATE])
+def test_a_host_behind_a_proxy_is_judged_like_an_address(address: str) -> None:
+    host = f"[{address}]" if ":" in address else address
+    assert host_refusal(host, allow_private=False) is not None
+
+
+@pytest.mark.parametrize(
+    "host", ["metadata.google.internal", "METADATA.GOOGLE.INTERNAL.", "2852039166", "0xa9fea9fe"]
+)
+def test_no_name_or_spelling_of_metadata_is_asked_of_a_proxy(host: str) -> None:
+    assert "never called" in str(host_refusal(host, allow_private=True))
+
+
+@pytest.mark.parametrize("host", ["localhost", "x.localhost.", "2130706433", "127.1", "0177.1"])
+def test_no_name_or_spelling_of_loopback_is_asked_of_a_proxy_unless_allowed(host: str) -> None:
+    assert host_refusal(host, allow_private=False) is not None
+    assert host_refusal(host, allow_private=True) is None
+
+
+@pytest.mark.parametrize("host", ["crm.example", "fade.cafe", "1.1.1.1", "a.b.c.d", "134744072"])
+def test_other_hosts_are_the_proxys_matter(host: str) -> None:
+    assert host_refusal(host, allow_private=False) is None
+
+
+@given(st.text(max_size=40))
+def test_judging_a_host_never_fails(host: str) -> None:
+    host_refusal(host, allow_private=False)
