@@ -1,0 +1,147 @@
+"""What a worker makes of an answer: by the route's rules over the vendor's."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from random import Random
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+
+from gateway.config.model import Api, Route
+from gateway.model import Completed, Dead, Event, Job, Outcome, Retry
+from gateway.routing import Router
+from gateway.vendors.calls import Call, Reply
+from gateway.vendors.classify import rules_of
+from gateway.vendors.redact import redaction_for
+from gateway.worker import CallUnsuccessful, JobContext, Worker
+
+ID = UUID("0198c0de-0000-7000-8000-000000000001")
+SAYS_NO = b'{"ok": false, "token": "t0k"}'
+
+
+class Client:
+    """A client whose vendor always answers the same."""
+
+    def __init__(self, api: Api, body: bytes) -> None:
+        self.api, self.body = api, body
+        self.rules, self.redaction = rules_of(api), redaction_for(api)
+        self.sent: list[Call] = []
+
+    async def send(self, call: Call) -> Reply:
+        self.sent.append(call)
+        return Reply(
+            status=200, headers={}, body=self.body, body_complete=True, duration_seconds=0.1
+        )
+
+
+class Limiter:
+    async def acquire(self) -> None:
+        pass
+
+
+class Lane:
+    def idle_seconds(self) -> float:
+        return 0.0
+
+
+def scene(*, api: dict[str, Any], route: dict[str, Any], body: bytes = SAYS_NO) -> Any:
+    """A worker without a database, its one job and that job's event."""
+    vendor = Api(vendor="chat", base_url="https://chat.example", **api)
+    one = Route(name="r", source="shop", lane="chat", **route)
+    client = Client(vendor, body)
+    worker = Worker(
+        cast(Any, None),
+        cast(Any, SimpleNamespace(lanes={"chat": Lane()})),
+        cast(Any, None),
+        router=(router := Router([one], {"chat": vendor})),
+        clients=cast(Any, {"chat": client}),
+        limiters=cast(Any, {"chat": Limiter()}),
+        breakers={},
+        handlers={},
+        metrics=cast(Any, None),
+        random=Random(1),
+        handler_timeout_seconds=10.0,
+        excerpt_bytes=100,
+    )
+    now = datetime.now(UTC)
+    event = Event(
+        id=ID, vendor="shop", correlation_id="c", headers={}, body=b'{"a": 1}', received_at=now
+    )
+    job = Job(
+        id=ID,
+        event_id=ID,
+        route="r",
+        vendor="chat",
+        kind=one.kind,
+        priority=5,
+        attempt=0,
+        max_attempts=8,
+        claim_no=1,
+        correlation_id="c",
+        created_at=now,
+        event=event,
+    )
+    return SimpleNamespace(
+        worker=worker, job=job, event=event, client=client, route=router.route("r")
+    )
+
+
+async def attempt(scene: Any) -> tuple[Outcome, Any]:
+    return await scene.worker._execute(scene.job, scene.route)
+
+
+FAILING = {"fail_when": "response.ok == false"}
+
+
+@pytest.mark.parametrize(
+    ("api", "route", "outcome"),
+    [
+        ({}, {}, Completed),
+        (FAILING, {}, Dead),
+        ({}, FAILING, Dead),
+        (FAILING, {"fail_when": "false"}, Completed),
+        (FAILING, {"retry_when": "not response.ok"}, Retry),
+        ({"success": ("204",)}, {"success": ("2xx",)}, Completed),
+        ({}, {"success": ("204",), "retry_on": ("200",)}, Retry),
+    ],
+)
+async def test_a_call_is_judged_by_its_routes_rules_over_the_vendors(
+    api: dict[str, Any], route: dict[str, Any], outcome: type
+) -> None:
+    found, _ = await attempt(scene(api=api, route={"call": "POST chat:/post", **route}))
+    assert isinstance(found, outcome)
+
+
+async def test_what_is_kept_of_a_call_is_masked() -> None:
+    one = scene(
+        api={"redact": ("*.token",)},
+        route={"call": "POST chat:/post", "body": {"a": {"token": "t0k"}, "b": 1}},
+    )
+    _, exchange = await attempt(one)
+    assert exchange.request["body"] == '{"a":{"token":"***"},"b":1}'
+    assert exchange.response["body"] == '{"ok":false,"token":"***"}'
+    assert one.client.sent[0].body == b'{"a":{"token":"t0k"},"b":1}'
+
+
+async def test_a_handlers_call_is_judged_by_the_vendors_rules() -> None:
+    one = scene(api=FAILING, route={"handler": "a:b"})
+    context = JobContext(one.worker, one.job, one.event)
+    with pytest.raises(CallUnsuccessful) as caught:
+        await context.call("chat", "POST", "/post", json={})
+    assert isinstance(caught.value.outcome, Dead)
+    reply = await context.call("chat", "POST", "/post", json={}, check=False)
+    assert reply.body == SAYS_NO
+
+
+async def test_a_handler_sends_forms_and_files() -> None:
+    one = scene(api={}, route={"handler": "a:b"})
+    context = JobContext(one.worker, one.job, one.event)
+    await context.call("chat", "POST", "/post", form={"a": 1, "b": ["x", "y"]})
+    await context.call("chat", "POST", "/post", multipart={"f": {"content": "x"}})
+    form, multipart = one.client.sent
+    assert (form.body, form.content_type) == (b"a=1&b=x&b=y", "application/x-www-form-urlencoded")
+    assert b'name="f"; filename="f"' in multipart.body
+    assert multipart.content_type.startswith("multipart/form-data; boundary=")
