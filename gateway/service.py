@@ -44,6 +44,7 @@ from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
 from gateway.vendors.breaker import BreakerState, CircuitBreaker, Transition
 from gateway.vendors.client import VendorClient
+from gateway.vendors.fetch import SenderFetcher
 from gateway.vendors.limits import StrictLimiter
 from gateway.web.admin import admin_app
 from gateway.web.figures import AdminDeps
@@ -182,6 +183,8 @@ class Service:
             stack.push_async_callback(clients[name].close)
         try:
             doors = open_doors(_webhooks(config))
+            fetcher = SenderFetcher()
+            stack.push_async_callback(fetcher.close)
         except ValueError as error:
             raise ConfigInvalid(
                 str(config.source), [Fault("vendors.*.webhook", None, str(error), "")]
@@ -237,6 +240,7 @@ class Service:
             backlog_full=lambda: backlog.full,
             metrics=metrics,
             trusted_proxies=config.server.trusted_proxies,
+            fetch=fetcher.fetch,
         )
         limits = LimitSharing(db, limiters, node=node, metrics=metrics)
         self._intake = intake

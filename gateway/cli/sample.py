@@ -14,6 +14,7 @@ import msgspec
 from gateway.config.model import Config, Route, Webhook
 from gateway.webhooks.scheme import Scheme
 from gateway.webhooks.sign import sign, sign_body
+from gateway.webhooks.verify import public_url
 
 # The dotted path of a field in an expression or template.
 _FIELD = re.compile(r"\bevent\.([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
@@ -125,7 +126,7 @@ def _headers(
             body=body,
             now=now,
             message_id=message_id,
-            url=url,
+            url=public_url(webhook.url, url),
             event_type=event_type,
         )
     return headers

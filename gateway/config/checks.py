@@ -11,14 +11,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gateway.bodies import FILE_KEYS
-from gateway.config.model import Address, Secret
+from gateway.config.model import Address
 from gateway.config.place import Place, echo, nearest, type_text
 from gateway.config.retries import check_retry
+from gateway.config.senders import check_signing_key, check_webhook
 from gateway.config.tls import tls_context
 from gateway.config.values import address_text, call_target, host_reach
 from gateway.config.walker import Values, build
-from gateway.webhooks.codec import decode_key
-from gateway.webhooks.scheme import Scheme
 
 # What a handler decides itself.
 _OF_CALLS = frozenset({"body", "body_format", "headers"}) | {
@@ -73,39 +72,9 @@ def _check_vendor(name: str, vendor: Values) -> None:
             f"add [vendors.{name}.webhook] or [vendors.{name}.api]",
         )
     if "webhook" in vendor:
-        _check_webhook(name, vendor["webhook"])
+        check_webhook(name, vendor["webhook"])
     if "api" in vendor:
         _check_api(vendor["api"])
-
-
-def _check_webhook(name: str, webhook: Values) -> None:
-    place = webhook.place
-    secrets: tuple[Secret, ...] | None = webhook.get("secrets")
-    scheme: Scheme | None = webhook.get("verify")
-    if "verify" in webhook and scheme is None:
-        place.at("verify").warn(
-            f'"none": whoever reaches the listener can send webhooks as {name}; '
-            "name the sender's scheme and its secret"
-        )
-        if secrets:
-            place.at("secrets").warn("not used, since verify is none")
-    elif "verify" in webhook.given and secrets == ():
-        place.at("secrets").fault(
-            "is missing, so nothing could be verified",
-            'write secrets = ["env:NAME"], or verify = "none" to accept anything',
-        )
-    if scheme is not None:
-        for secret in secrets or ():
-            _check_key(scheme, secret, place.at("secrets"))
-    if "burst" in webhook.given and "rate" not in webhook.given:
-        place.at("burst").fault("has no rate to go with", 'write rate = "500/s" beside it')
-
-
-def _check_key(scheme: Scheme, secret: Secret, place: Place) -> None:
-    try:
-        decode_key(scheme, secret.value)
-    except ValueError as error:
-        place.fault(f"the value of {secret.reference} is no key of {scheme.name}", str(error))
 
 
 def _check_api(api: Values) -> None:
@@ -114,7 +83,7 @@ def _check_api(api: Values) -> None:
     auth = api.get("auth", {})
     sign = auth.get("sign", {})
     if "scheme" in sign and "secret" in sign:
-        _check_key(sign["scheme"], sign["secret"], sign.place.at("secret"))
+        check_signing_key(sign["scheme"], sign["secret"], sign.place.at("secret"))
     if "tls" in api:
         _check_tls(api["tls"], api.get("base_url", ""))
     if "proxy" in api:

@@ -135,8 +135,11 @@ def _vendor(name: str, values: Values, *, default_max_body_bytes: int) -> Vendor
 
 def _webhook(webhook: Webhook) -> Webhook:
     scheme = webhook.verify
+    learnt = webhook.learn_secret.secret if webhook.learn_secret else None
+    known = {secret.reference for secret in webhook.secrets}
     return msgspec.structs.replace(
         webhook,
+        secrets=(*webhook.secrets, *([learnt] if learnt and learnt.reference not in known else [])),
         burst=webhook.burst or (webhook.rate.count if webhook.rate else 0),
         event_type=webhook.event_type or (scheme.event_type if scheme else "") or "none",
         dedupe=webhook.dedupe or (scheme.dedupe if scheme else "hash"),

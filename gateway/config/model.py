@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.backoff import RetryPolicy
 from gateway.bodies import BodyFormat
-from gateway.webhooks.scheme import Scheme
+from gateway.webhooks.scheme import Handshake, Scheme
 
 
 class Secret(msgspec.Struct, frozen=True):
@@ -95,12 +95,23 @@ class ResponseOverride(msgspec.Struct, frozen=True, kw_only=True):
     body: str | None = None  # None: our JSON
 
 
+class Learning(msgspec.Struct, frozen=True):
+    """Where the secret is kept that a sender tells in its handshake; None: not told yet."""
+
+    path: Path
+    secret: Secret | None = None
+
+
 class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     """What one vendor sends to ``POST /webhooks/{vendor}``."""
 
     vendor: str
     verify: Scheme | None  # None: ``verify = "none"``, written out
-    secrets: tuple[Secret, ...] = ()
+    secrets: tuple[Secret, ...] = ()  # the loader adds the one that was learnt
+    url: str = ""  # the public one, as the sender knows it; empty: it signs none
+    verify_token: Secret | None = None
+    learn_secret: Learning | None = None
+    handshakes: tuple[Handshake, ...] = ()  # before the scheme's own
     rate: Rate | None = None
     burst: int = 0  # the loader fills in the rate's count
     max_body_bytes: int = 1 << 20

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 
 from gateway.config import specs
+from gateway.config.senders import HANDSHAKE
 from gateway.config.signing import SCHEME
 from gateway.config.walker import REQUIRED, UNSET, Key, Section
 
@@ -17,6 +18,7 @@ _SECTIONS = (
     ("[queue]", specs.QUEUE),
     ("[vendors.NAME.webhook]", specs.WEBHOOK),
     ("[vendors.NAME.webhook.response]", specs.RESPONSE),
+    ("[[vendors.NAME.webhook.handshakes]]", HANDSHAKE),
     ("verify = { … }", SCHEME),
     ("[vendors.NAME.api]", specs.API),
     ("auth = { … }", specs.AUTH),

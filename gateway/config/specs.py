@@ -53,6 +53,8 @@ from gateway.config.model import (
     Webhook,
 )
 from gateway.config.retries import unused_keys
+from gateway.config.senders import HANDSHAKE as _HANDSHAKE
+from gateway.config.senders import LearningFile
 from gateway.config.signing import SchemeKind
 from gateway.config.walker import REQUIRED, UNSET, Key, ListOf, MapOf, Section, Table
 
@@ -230,7 +232,30 @@ WEBHOOK = Section(
             name="secrets",
             kind=ListOf(SecretReference()),
             default=[],
-            doc="any may match, so that they can be rotated; required unless verify is none",
+            doc="any may match, so that they can be rotated; required unless verify is none or ip",
+        ),
+        Key(
+            name="url",
+            kind=Text("URL", values.url, lambda url: url or None, may_echo=False),
+            unset="required where the sender signs it",
+            doc="the public URL of this endpoint, as it was entered at the sender",
+        ),
+        Key(
+            name="verify_token",
+            kind=SecretReference(),
+            doc="what the sender shows in a handshake to prove itself (meta)",
+        ),
+        Key(
+            name="learn_secret",
+            kind=LearningFile(),
+            doc="the file for the secret that the sender tells in its first handshake (asana, "
+            "notion); written once, and one more of secrets from then on",
+        ),
+        Key(
+            name="handshakes",
+            kind=ListOf(Table(_HANDSHAKE)),
+            default=[],
+            doc="requests that are answered but are no events, besides those that the preset knows",
         ),
         Key(name="rate", kind=_RATE, doc="beyond it 429 + Retry-After"),
         Key(

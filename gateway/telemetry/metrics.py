@@ -26,8 +26,18 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"
 
 RESULTS = frozenset(
-    {"accepted", "duplicate", "refused", "too_large", "throttled", "unavailable", "unverified"}
+    {
+        "accepted",
+        "duplicate",
+        "handshake",
+        "refused",
+        "too_large",
+        "throttled",
+        "unavailable",
+        "unverified",
+    }
 )
+SECRET_POSITIONS = frozenset({"none", *(str(number) for number in range(1, 17))})
 OUTCOMES = frozenset({"completed", "retry", "snooze", "cancel", "dead", "released", "lost"})
 BREAKER_STATES = frozenset({"closed", "open", "half-open"})
 BATCHES = frozenset({"accept", "settle"})
@@ -85,6 +95,15 @@ class Metrics:
         self.webhooks_total: Family[tuple[str, str], Counter] = Family(
             self._counter("webhooks_total", "Webhooks answered.", "vendor", "result"),
             (vendor, RESULTS),
+        )
+        self.webhook_secrets_total: Family[tuple[str, str], Counter] = Family(
+            self._counter(
+                "webhook_secrets_total",
+                "Verified webhooks, by the secret that matched.",
+                "vendor",
+                "secret",
+            ),
+            (vendor, SECRET_POSITIONS),
         )
         self.webhook_seconds: Family[str, Histogram] = Family(
             self._histogram(

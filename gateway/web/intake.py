@@ -21,11 +21,22 @@ from gateway.store.events import Acceptance
 from gateway.store.ids import new_id
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
+from gateway.vendors.fetch import FetchFailed
 from gateway.web.caller import Networks, caller_address
+from gateway.web.handshaking import (
+    Fetch,
+    fetch_nothing,
+    handshakes_of,
+    learn,
+    verifier_of,
+    verify_request,
+)
 from gateway.web.throttle import TokenBucket
 from gateway.webhooks.decompress import decode_received
 from gateway.webhooks.extract import UNDECODED, compile_dedupe, compile_event_type
-from gateway.webhooks.verify import SignedRequest, Verifier
+from gateway.webhooks.handshakes import Answer, Handshakes
+from gateway.webhooks.scheme import Scheme
+from gateway.webhooks.verify import RequestVerifier, SignedRequest, public_url
 
 log = get_logger("gateway.intake")
 
@@ -37,6 +48,7 @@ RETRY_AFTER_SECONDS = 5
 _SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "cookie", "x-gitlab-token", "x-api-key"}
 )
+_POSITIONS = tuple(str(number) for number in range(1, 1001))  # of secrets, as people count
 _SANE_CORRELATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}").fullmatch
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?"
@@ -49,7 +61,10 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
     """One vendor's webhook settings, compiled."""
 
     config: Webhook
-    verifier: Verifier | None
+    verifier: RequestVerifier | None
+    handshakes: Handshakes | None
+    methods: frozenset[str]
+    masked: frozenset[str]  # headers that are themselves a secret
     find_event_type: Callable[[Mapping[str, str], object, bytes], str | None]
     find_dedupe_key: Callable[[Mapping[str, str], object, bytes], str | None]
     bucket: TokenBucket | None
@@ -84,7 +99,10 @@ def open_doors(webhooks: Mapping[str, Webhook]) -> dict[str, Door]:
         dedupe = config.dedupe or (scheme.dedupe if scheme else "hash")
         doors[name] = Door(
             config=config,
-            verifier=Verifier(scheme, [s.value for s in config.secrets]) if scheme else None,
+            verifier=verifier_of(config),
+            handshakes=(handshakes := handshakes_of(config)),
+            methods=frozenset({"POST"}) | (handshakes.methods if handshakes else frozenset()),
+            masked=_SECRET_HEADERS | _token_headers(scheme),
             find_event_type=compile_event_type(event_type),
             find_dedupe_key=compile_dedupe(dedupe),
             bucket=_bucket(config),
@@ -92,6 +110,13 @@ def open_doors(webhooks: Mapping[str, Webhook]) -> dict[str, Door]:
             decodes="body:" in event_type or "body:" in dedupe,
         )
     return doors
+
+
+def _token_headers(scheme: Scheme | None) -> frozenset[str]:
+    if scheme is None or scheme.algorithm != "token":
+        return frozenset()
+    names = (scheme.header,) if isinstance(scheme.header, str) else scheme.header
+    return frozenset(name.lower() for name in names)
 
 
 def _bucket(config: Webhook) -> TokenBucket | None:
@@ -113,8 +138,10 @@ class Intake:
         backlog_full: Callable[[], bool],
         metrics: Metrics,
         trusted_proxies: Sequence[str] = (),
+        fetch: Fetch = fetch_nothing,
     ) -> None:
         self.doors = dict(doors)
+        self._fetch = fetch
         self._trusted_proxies = Networks(trusted_proxies)
         self.router = router
         self.draining = False
@@ -148,10 +175,16 @@ class Intake:
         began = time.perf_counter()
         door = self._door(request)
         vendor = door.config.vendor
-        self._check_open()
+        self._check_open(request)
         self._check_caller(door, request)
         body = await _read_body(request, door.config.max_body_bytes)
-        self._verify(door, request, body)
+        signed = _signed_request(door, request, body)
+        if door.handshakes is not None:
+            answer = await self._handshake(door, door.handshakes, signed)
+            if answer is not None:
+                return await self._shake_hands(door, answer, correlation_id)
+        else:
+            await self._verify(door, signed)
 
         headers = request.headers
         received_at = datetime.now(UTC)
@@ -166,7 +199,7 @@ class Intake:
             dedupe_key=door.find_dedupe_key(headers, decoded, body),
             correlation_id=correlation_id or str(event_id),
             traceparent=_traceparent(headers),
-            headers=_kept_headers(headers),
+            headers=_kept_headers(headers, door.masked),
             query=request.rel_url.raw_query_string[:8192],
             body=body,
             received_at=received_at,
@@ -188,14 +221,14 @@ class Intake:
         door = self.doors.get(path[len(PREFIX) :]) if path.startswith(PREFIX) else None
         if door is None:
             raise Refusal(404, "no such vendor or path")
-        if request.method != "POST":
-            raise Refusal(405, "only POST is answered here", headers={"Allow": "POST"})
+        if request.method not in door.methods:
+            raise _wrong_method(door)
         return door
 
-    def _check_open(self) -> None:
+    def _check_open(self, request: web.BaseRequest) -> None:
         if self.draining:
             raise _unavailable("shutting down")
-        if self._backlog_full():
+        if request.method == "POST" and self._backlog_full():  # a GET stores nothing
             raise _unavailable("too many jobs wait already")
 
     def _check_caller(self, door: Door, request: web.BaseRequest) -> None:
@@ -212,24 +245,95 @@ class Intake:
             retry_after = {"Retry-After": str(math.ceil(wait))}
             raise Refusal(429, "too many requests", result="throttled", headers=retry_after)
 
-    def _verify(self, door: Door, request: web.BaseRequest, body: bytes) -> None:
-        if door.verifier is None:
-            return
-        signed = SignedRequest(request.method, request.path_qs, request.headers, body)
+    async def _handshake(
+        self, door: Door, handshakes: Handshakes, signed: SignedRequest
+    ) -> Answer | None:
+        """Return the answer to a handshake; None for an event, which is verified then."""
         try:
-            door.verifier.verify(signed, time.time())
+            answer = handshakes.unsigned_answer(signed)
+            if answer is None and signed.method != "POST":
+                raise _wrong_method(door)
+            if answer is None:
+                answer = handshakes.signed_answer(signed, await self._verify(door, signed))
         except SignatureRefused as refused:
-            log.warning("webhook_unverified", vendor=door.config.vendor, reason=refused.reason)
+            log.warning("handshake_refused", vendor=door.config.vendor, reason=refused.reason)
+            raise Refusal(403, "handshake refused", result="unverified") from None
+        return answer
+
+    async def _shake_hands(
+        self, door: Door, answer: Answer, correlation_id: str
+    ) -> web.StreamResponse:
+        vendor = door.config.vendor
+        if answer.learnt is not None:
+            await self._learn(door, answer.learnt)
+        if answer.confirm is not None:
+            try:
+                await self._fetch(answer.confirm)
+            except FetchFailed as error:
+                log.warning("sender_unreachable", vendor=vendor, error=str(error))
+                raise _unavailable("the subscription cannot be confirmed at the moment") from None
+        log.info("handshake_answered", vendor=vendor, status=answer.status)
+        self._metrics.webhooks_total[vendor, "handshake"].inc()
+        content_type = answer.headers.get("Content-Type", "text/plain; charset=utf-8")
+        more = {name: value for name, value in answer.headers.items() if name != "Content-Type"}
+        return _answer(
+            answer.status,
+            answer.body,
+            correlation_id or str(new_id()),
+            content_type,
+            more,
+        )
+
+    async def _learn(self, door: Door, secret: str) -> None:
+        vendor = door.config.vendor
+        try:
+            config = await learn(door.config, secret)
+        except SignatureRefused as refused:
+            log.warning("handshake_refused", vendor=vendor, reason=refused.reason)
+            raise Refusal(403, "handshake refused", result="unverified") from None
+        except OSError as error:
+            log.error("handshake_refused", vendor=vendor, reason=str(error))
+            raise _unavailable("the handshake's secret cannot be kept") from None
+        if config is None:
+            return
+        fresh = open_doors({vendor: config})[vendor]
+        self.doors[vendor] = msgspec.structs.replace(fresh, bucket=door.bucket)
+        path = config.learn_secret.path if config.learn_secret else ""
+        log.warning("secret_learnt", vendor=vendor, file=str(path))
+
+    async def _verify(self, door: Door, signed: SignedRequest) -> int:
+        """Return which of the vendor's secrets the request was signed with."""
+        vendor = door.config.vendor
+        verifier = door.verifier
+        if verifier is None:
+            self._metrics.webhook_secrets_total[vendor, "none"].inc()
+            return 0
+        try:
+            if verifier.fetches:
+                index = await verify_request(verifier, signed, time.time(), self._fetch)
+            else:
+                index = verifier.verify(signed, time.time())
+        except SignatureRefused as refused:
+            log.warning("webhook_unverified", vendor=vendor, reason=refused.reason)
             raise Refusal(401, "not verified", result="unverified") from None
+        except FetchFailed as error:
+            log.warning("sender_unreachable", vendor=vendor, error=str(error))
+            raise _unavailable("the sender's keys cannot be fetched at the moment") from None
+        self._metrics.webhook_secrets_total[vendor, _POSITIONS[index]].inc()
+        return index
 
     def _refuse(
         self, request: web.BaseRequest, refusal: Refusal, correlation_id: str
     ) -> web.StreamResponse:
         vendor = request.path.removeprefix(PREFIX)
         self._metrics.webhooks_total[vendor, refusal.result].inc()
-        response = _json(
-            refusal.status, {"error": refusal.error}, correlation_id, headers=refusal.headers
-        )
+        door = self.doors.get(vendor)
+        if door is not None and _is_terse(door):
+            response = _answer(refusal.status, b"", correlation_id, "text/plain", refusal.headers)
+        else:
+            response = _json(
+                refusal.status, {"error": refusal.error}, correlation_id, headers=refusal.headers
+            )
         if refusal.status == 413 or not request.content.is_eof():
             # Nothing more is read from this connection: the body could go on for ever.
             response.force_close()
@@ -261,6 +365,16 @@ async def _read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
+def _signed_request(door: Door, request: web.BaseRequest, body: bytes) -> SignedRequest:
+    """Return what a signature may cover; the URL is the public one where it is configured."""
+    url = request.path_qs
+    if door.config.url:
+        url = public_url(door.config.url, url)
+    return SignedRequest(
+        request.method, url, request.headers, body, request.rel_url.raw_query_string
+    )
+
+
 def _correlation_id(request: web.BaseRequest) -> str:
     """Return the caller's correlation id if it is a sane one, else nothing."""
     given = request.headers.get("x-correlation-id")
@@ -273,12 +387,12 @@ def _traceparent(headers: Mapping[str, str]) -> str | None:
     return given if given is not None and len(given) < 256 and _TRACEPARENT(given) else None
 
 
-def _kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
+def _kept_headers(headers: Mapping[str, str], masked: frozenset[str]) -> dict[str, str]:
     """Return the headers with names in lower case, repeated ones joined, secrets masked."""
     kept: dict[str, str] = {}
     for name, value in headers.items():
         name = name.lower()
-        if name in _SECRET_HEADERS:
+        if name in masked:
             kept[name] = "***"
         elif name in kept:
             kept[name] += ", " + value
@@ -301,6 +415,8 @@ def _receipt(door: Door, receipt: Receipt, correlation_id: str) -> web.Response:
     status = 200 if receipt.duplicate else 202
     if override.status != 202:
         status = override.status
+    if _is_terse(door) and override.body is None:
+        return _answer(status if override.status != 202 else 200, b"", correlation_id, "text/plain")
     if override.body is not None:
         return _answer(status, override.body.encode(), correlation_id, "text/plain; charset=utf-8")
     body = b'{"event_id": "%s", "jobs": %d, "duplicate": %s}' % (
@@ -309,6 +425,16 @@ def _receipt(door: Door, receipt: Receipt, correlation_id: str) -> web.Response:
         b"true" if receipt.duplicate else b"false",
     )
     return _answer(status, body, correlation_id, "application/json")
+
+
+def _is_terse(door: Door) -> bool:
+    """Whether the sender wants a status and no word more."""
+    return door.config.verify is not None and door.config.verify.empty_answers
+
+
+def _wrong_method(door: Door) -> Refusal:
+    allowed = ", ".join(sorted(door.methods))
+    return Refusal(405, f"only {allowed} is answered here", headers={"Allow": allowed})
 
 
 def _unavailable(error: str) -> Refusal:

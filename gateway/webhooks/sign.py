@@ -89,6 +89,16 @@ def sign_body(scheme: Scheme, secret: str, body: bytes, *, now: float, message_i
             return body
 
 
+def check_signing(scheme: Scheme, secret: str) -> None:
+    """Raise ``ValueError`` where calls cannot be signed by *scheme* with *secret*."""
+    if scheme.check not in ("", "twilio", "basic"):
+        raise ValueError(f"calls cannot be signed as {scheme.name} does: it signs no headers")
+    other = scheme.alternative
+    if scheme.algorithm in ASYMMETRIC or (other and secret.startswith(other.key_prefix)):
+        raise _only_the_sender(scheme)
+    decode_key(scheme, secret)
+
+
 def _sign_otherwise(
     scheme: Scheme, secret: str, body: bytes, *, method: str, url: str, message_id: str
 ) -> dict[str, str]:

@@ -349,6 +349,18 @@ def _compile_source(source: str) -> _Source:
     )
 
 
+def public_url(configured: str, target: str) -> str:
+    """Return the URL that a sender called: *configured*, with the query that came in *target*.
+
+    *target* itself where nothing is configured.
+    """
+    if not configured:
+        return target
+    query = target.partition("?")[2]
+    base = configured.partition("?")[0]
+    return f"{base}?{query}" if query else base
+
+
 def query_fields(query: str) -> dict[str, str]:
     """Return a URL's query by name, decoded; the first value of each; empty if it is malformed."""
     try:
