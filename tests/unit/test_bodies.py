@@ -90,6 +90,11 @@ def test_no_name_or_content_breaks_out_of_its_part(value: dict[str, str]) -> Non
         assert head.count(b"\n") == 1
 
 
+def test_a_quote_ends_no_name() -> None:
+    body, _ = encode_multipart({'a"; filename="b': {"content": "x", "filename": 'c"; x="d'}})
+    assert b'; name="a%22; filename=%22b"; filename="c%22; x=%22d"\r\n' in body
+
+
 def test_the_same_value_gives_the_same_bytes_in_every_attempt() -> None:
     value = {"a": "1", "b": {"content": "x"}}
     assert encode_multipart(value) == encode_multipart(value)

@@ -181,6 +181,11 @@ RETRIES = """
                 cap_seconds=3600.0,
             ),
         ),
+        (
+            "{ kind = 'list', delays = ['1s'], attempts = 9 }",
+            "{ jitter = 'none' }",
+            RetryPolicy(kind="list", delays_seconds=(1.0,), attempts=9, jitter="none"),
+        ),
         ("{ kind = 'fixed', base = '1h' }", "{ kind = 'exponential', cap = '2h' }", None),
     ],
 )

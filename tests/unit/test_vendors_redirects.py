@@ -109,6 +109,7 @@ def test_only_the_same_scheme_host_and_port_are_our_own_and_there_is_no_way_back
         away = hop(other)
         assert not away.own
         assert not hop("https://a.example/", start=away).own
+        assert not hop("/y", start=away).own
 
 
 def test_a_query_key_stays_with_its_origin() -> None:
