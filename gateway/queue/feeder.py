@@ -157,7 +157,7 @@ class Feeder:
     async def _release_strays(self) -> None:
         async with self.claiming:
             released = await jobs.release_strays(
-                self._db, list(self._ready.held), node=self.node, floor=self.oldest_unfinished
+                self._db, self._ready.held, node=self.node, floor=self.oldest_unfinished
             )
         del self._ready.stray_sweeps[:1]
         if released:

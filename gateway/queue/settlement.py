@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from time import perf_counter
+from uuid import UUID
 
 from gateway.errors import DatabaseUnavailable
 from gateway.queue.ready import ReadyQueue
@@ -38,6 +39,27 @@ class SettlementDesk:
         self._batches.submit(item)
 
     async def _flush(self, batch: list[Settled]) -> list[None]:
+        await self._settle(self._without_outdated(batch))
+        return [None] * len(batch)
+
+    def _without_outdated(self, batch: list[Settled]) -> list[Settled]:
+        """Return *batch* with one outcome of each job: that of its latest claim.
+
+        A job that this node lost and claimed again may end twice at the same time. The statement
+        tells outcomes apart by their job, and the history has room for one.
+        """
+        latest: dict[UUID, Settled] = {}
+        for item in batch:
+            known = latest.setdefault(item.job.id, item)
+            if known.job.claim_no < item.job.claim_no:
+                latest[item.job.id] = item
+        if len(latest) < len(batch):
+            for item in batch:
+                if latest[item.job.id] is not item:
+                    self._lost(item)
+        return list(latest.values())
+
+    async def _settle(self, batch: list[Settled]) -> None:
         doubtful = False  # an earlier try may have been committed: a mismatch proves nothing then
         plain = False
         while True:
@@ -58,22 +80,27 @@ class SettlementDesk:
                     log.exception("settle_refused", job_id=str(batch[0].job.id))
                     if plain:
                         # Others wait. The job stays held, and running, until this node ends.
-                        return [None]
+                        return
                     batch, plain = [_plain(batch[0])], True
                     continue
                 log.exception("batch_split", rows=len(batch))
                 for item in batch:
-                    await self._flush([item])
-                return [None] * len(batch)
+                    await self._settle([item])
+                return
         for item in batch:
-            self._ready.forget(item.job)
             if item.job.id in settled:
+                self._ready.forget(item.job)
                 self._metrics.jobs_settled_total[item.job.vendor, item.job.route, item.state].inc()
                 self._after(item)
-            elif not doubtful:
-                self._metrics.lost_leases_total.inc()
-                log.warning("lease_lost", job_id=str(item.job.id), claim_no=item.job.claim_no)
-        return [None] * len(batch)
+            elif doubtful:
+                self._ready.forget(item.job)
+            else:
+                self._lost(item)
+
+    def _lost(self, item: Settled) -> None:
+        self._ready.forget(item.job)
+        self._metrics.lost_leases_total.inc()
+        log.warning("lease_lost", job_id=str(item.job.id), claim_no=item.job.claim_no)
 
     def _after(self, item: Settled) -> None:
         if item.state == "scheduled":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -109,9 +109,18 @@ async def release(db: Database, ids: Iterable[UUID], *, node: str) -> int:
     return len(await db.fetch("jobs.release", list(ids), node))
 
 
-async def release_strays(db: Database, held: Iterable[UUID], *, node: str, floor: UUID) -> int:
-    """Give back what the database says *node* holds and *held* does not name."""
-    return len(await db.fetch("jobs.release_strays", floor, node, list(held)))
+async def release_strays(db: Database, held: Collection[UUID], *, node: str, floor: UUID) -> int:
+    """Give back what the database says *node* holds and *held* does not name.
+
+    *held* is looked at twice: a job that was handed off while the database was asked is named by
+    then, since it is named before it is committed.
+    """
+    rows = await db.fetch("jobs.strays", floor, node, list(held))
+    strays = [(row["id"], row["claim_no"]) for row in rows if row["id"] not in held]
+    if not strays:
+        return 0
+    ids, claim_nos = zip(*strays, strict=True)
+    return len(await db.fetch("jobs.release_claims", ids, claim_nos, node))
 
 
 async def mark_started(db: Database, started: Sequence[tuple[Job, datetime]]) -> set[UUID]:

@@ -128,6 +128,20 @@ SET state = 'available', node = NULL, claim_no = claim_no + 1, started_at = NULL
 WHERE id = ANY ($1::uuid[]) AND node = $2 AND state = 'running'
 RETURNING id
 
+-- name: strays
+-- What the database says $2 holds and its memory, $3, does not.
+SELECT id, claim_no FROM gateway.jobs
+WHERE id >= $1 AND node = $2 AND state = 'running' AND id <> ALL ($3::uuid[])
+
+-- name: release_claims
+-- Give back the jobs $1 as far as they are still held by the claims $2 of the node $3.
+UPDATE gateway.jobs j
+SET state = 'available', node = NULL, claim_no = j.claim_no + 1, started_at = NULL
+FROM unnest($1::uuid[], $2::int[]) AS s (id, claim_no)
+WHERE j.id = s.id AND j.id = ANY ($1) AND j.claim_no = s.claim_no AND j.node = $3
+  AND j.state = 'running'
+RETURNING j.id
+
 -- name: release_strays
 -- After a lost connection a claim or an intake may have committed without our knowing: give back
 -- whatever the database says is ours and our memory does not hold.
