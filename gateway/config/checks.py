@@ -87,7 +87,7 @@ def _check_api(api: Values) -> None:
     if "tls" in api:
         _check_tls(api["tls"], api.get("base_url", ""))
     if "proxy" in api:
-        _check_proxy(api["proxy"])
+        _check_proxy(api["proxy"], allow_private=api.get("allow_private") is not False)
     _check_verdicts(api, {})
     if "retry" in api:
         check_retry(api["retry"], {})
@@ -121,7 +121,13 @@ def _check_tls(tls: Values, base_url: str) -> None:
         place.at(name).fault(problem, "PEM begins with -----BEGIN")
 
 
-def _check_proxy(proxy: Values) -> None:
+def _check_proxy(proxy: Values, *, allow_private: bool) -> None:
+    reach = host_reach(urlsplit(proxy.get("url", "")).hostname or "")
+    if reach != "public" and not (allow_private or proxy.get("allow_private")):
+        proxy.place.warn(
+            f"the proxy is {reach}: it is refused unless you write "
+            "proxy = { url = …, allow_private = true }"
+        )
     for name, other in (("username", "password"), ("password", "username")):
         if name in proxy.given and other not in proxy.given:
             proxy.place.at(name).fault(f"has no {other} to go with", f"write {other} beside it")

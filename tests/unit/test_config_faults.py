@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from certificates import Authority
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +29,9 @@ name = "one"
 from = "acme"
 call = "POST acme:/x"
 """
-ENVIRON = {"SECRET": "tops3cret", "EMPTY": " ", "TWO_LINES": "tops3cret\nX: 1", "SHORT": "abc"}
+ENVIRON = {"SECRET": "tops3cret", "EMPTY": " ", "TWO_LINES": "tops3cret\nX: 1", "SHORT": "abc"} | {
+    "CA": Authority().pem
+}
 
 
 OAUTH2 = "token_url = 'https://a.example', client_id = 'a', client_secret = 'env:SECRET'"
@@ -496,6 +499,8 @@ WARNINGS = [
     ("", "[database]\nurl = 'postgresql://u:tops3cret@h/db'", "password is readable"),
     ("api", "base_url = 'http://acme.example'", "use https"),
     ("api", "base_url = 'http://127.0.0.1:9'", "allow_private = true"),
+    ("api", "proxy = 'http://10.0.0.1:3128'", "the proxy is private"),
+    ("api", "base_url = 'http://acme.example'\ntls = { ca = 'env:CA' }", "no effect on a base_url"),
     ("route", "on_dead = 'block'", "no effect"),
 ]
 

@@ -18,7 +18,7 @@ anything = st.text(st.characters(), max_size=80)  # NUL and lone surrogates too
 def stored(described: dict[str, object]) -> str:
     """What PostgreSQL would be given as jsonb; fails on what it could not take."""
     encoded = msgspec.json.encode(described)
-    assert b"\\u0000" not in encoded
+    assert b"\\u0000" not in encoded.replace(b"\\\\", b"")  # an escaped backslash is none
     assert json.loads(encoded) == described
     return encoded.decode("utf-8")
 
