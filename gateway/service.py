@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +34,7 @@ from gateway.queue.lane import Lane
 from gateway.queue.ready import ReadyQueue
 from gateway.queue.settlement import SettlementDesk
 from gateway.routing import LOCAL, Router
-from gateway.sharing import LimitSharing
+from gateway.sharing import LimitSharing, VendorNews
 from gateway.store import jobs, nodes
 from gateway.store.database import Database
 from gateway.store.embedded import EmbeddedPostgres
@@ -192,11 +192,12 @@ class Service:
 
         slots = await stack.enter_async_context(_slots())
         ready = ReadyQueue(inline_body_bytes=INLINE_BODY_BYTES)
-        breakers = {
+        news = VendorNews(db, ready, node=node)
+        breakers = news.breakers = {
             name: CircuitBreaker(
                 api.breaker,
                 clock=time.monotonic,
-                on_change=functools.partial(_tell_breaker, ready, metrics, name),
+                on_change=functools.partial(_follow_breaker, ready, metrics, news, name),
             )
             for name, api in apis.items()
             if api.breaker
@@ -212,6 +213,7 @@ class Service:
             breakers=breakers,
             handlers=handlers,
             metrics=metrics,
+            park=news.park,
             random=Random(),  # noqa: S311  # jitter, not secrets
             handler_timeout_seconds=config.queue.handler_timeout_seconds,
             excerpt_bytes=config.queue.excerpt_bytes,
@@ -255,7 +257,7 @@ class Service:
             metrics=metrics,
             abandon=lambda: _abandon(ready, slots),
         )
-        metrics.before_render.append(lambda: _gauge_lanes(metrics, ready))
+        metrics.before_render.append(lambda: _gauge_lanes(metrics, ready, breakers))
         deps = AdminDeps(
             db=db,
             ready=ready,
@@ -278,6 +280,7 @@ class Service:
             heartbeat=heartbeat,
             upkeep=upkeep,
             limits=limits,
+            news=news,
             guardian=Guardian(db, ready, metrics=metrics),
             intake=intake,
             public=public_listener(intake.handle, config.server.listen),
@@ -301,6 +304,7 @@ class Service:
                 parts.backlog.run,
                 parts.upkeep.run,
                 parts.limits.run,
+                parts.news.run,
                 parts.guardian.run,
             )
         ]
@@ -446,6 +450,7 @@ class _Parts:
     heartbeat: Heartbeat
     upkeep: Upkeep
     limits: LimitSharing
+    news: VendorNews
     guardian: Guardian
     intake: Intake
     public: Listener
@@ -485,20 +490,33 @@ def _capacity(share: int, api: Api | None) -> int:
     return min(share, max(MIN_LANE_CAPACITY, api.concurrency, round(per_second * HOARD_SECONDS)))
 
 
-def _tell_breaker(ready: ReadyQueue, metrics: Metrics, vendor: str, change: Transition) -> None:
+def _follow_breaker(
+    ready: ReadyQueue, metrics: Metrics, news: VendorNews, vendor: str, change: Transition
+) -> None:
     """Follow a breaker: an open one parks its lane, which hands back what it holds."""
-    log.warning("breaker_moved", vendor=vendor, before=change.before, after=change.after)
+    log.warning(
+        "breaker_moved", vendor=vendor, before=change.before, after=change.after, told=change.told
+    )
     metrics.breaker_transitions_total[vendor, change.after].inc()
+    news.moved(vendor, change)
     match change.after:
         case BreakerState.OPEN:
             ready.lanes[vendor].park(change.opened_until - time.monotonic())
         case BreakerState.CLOSED:
             ready.lanes[vendor].resume()
+            ready.wake.set()  # the lane held no more than its probe
         case BreakerState.HALF_OPEN:
             pass
 
 
-def _gauge_lanes(metrics: Metrics, ready: ReadyQueue) -> None:
+_BREAKER_LEVELS = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
+
+
+def _gauge_lanes(
+    metrics: Metrics, ready: ReadyQueue, breakers: Mapping[str, CircuitBreaker]
+) -> None:
+    for name, breaker in breakers.items():
+        metrics.breaker_state[name].set(_BREAKER_LEVELS[breaker.state])
     for name, lane in ready.lanes.items():
         metrics.lane_queued[name].set(lane.waiting)
         metrics.lane_running[name].set(lane.running)

@@ -1,19 +1,31 @@
-"""What nodes share about vendors: their rate limits."""
+"""What nodes share about vendors: rate limits, wishes to be left alone, open breakers."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 
 from gateway.errors import DatabaseUnavailable
-from gateway.store import shares
+from gateway.queue.ready import ReadyQueue
+from gateway.store import shares, vendors
 from gateway.store.database import Database
+from gateway.store.vendors import BreakerNews
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
+from gateway.vendors.breaker import BreakerState, CircuitBreaker, Transition
 from gateway.vendors.limits import StrictLimiter
 from gateway.vendors.shares import Share
 
 log = get_logger("gateway.sharing")
+
+POLL_SECONDS = 1.0
+TELL_SECONDS = 0.2  # what is to be told is collected for so long
+PARK_STEP_SECONDS = 1.0  # a longer wish is worth telling from here on
+
+# The node that opened a breaker probes first. Others follow so much later than it needs for that,
+# unless they hear of its result: should it be gone, they find out by themselves.
+PROBE_SECONDS = 3.0
 
 
 class LimitSharing:
@@ -69,3 +81,102 @@ class LimitSharing:
             else:
                 share.settle(plan, grant)
                 self._metrics.rate_orders_total[vendor].inc()
+
+
+class VendorNews:
+    """Tells other nodes how long a vendor wants to be left alone and how its breaker stands.
+
+    And hears it from them. Every node polls; what it has to tell it tells at once.
+    """
+
+    def __init__(self, db: Database, ready: ReadyQueue, *, node: str) -> None:
+        self._db = db
+        self._ready = ready
+        self._node = node
+        self.breakers: Mapping[str, CircuitBreaker] = {}
+        self._parked_until: dict[str, float] = {}  # as the database knows it, in loop time
+        self._parks: dict[str, float] = {}  # to be told: until when
+        self._moves: dict[str, Transition] = {}  # to be told
+        self._bell = asyncio.Event()
+
+    def park(self, vendor: str, seconds: float) -> None:
+        """Leave *vendor* alone for *seconds*, on all nodes: it asked for that."""
+        self._ready.lanes[vendor].park(seconds)
+        until = asyncio.get_running_loop().time() + seconds
+        if until > self._parked_until.get(vendor, 0.0) + PARK_STEP_SECONDS:
+            self._parked_until[vendor] = self._parks[vendor] = until
+            self._bell.set()
+
+    def moved(self, vendor: str, change: Transition) -> None:
+        """Have other nodes know of a breaker's *change*, unless it came from them."""
+        if not change.told:
+            self._moves[vendor] = change
+            self._bell.set()
+
+    async def run(self) -> None:
+        """Tell and hear for ever."""
+        loop = asyncio.get_running_loop()
+        polled_at = 0.0
+        while True:
+            try:
+                await self._tell()
+                if loop.time() >= polled_at + POLL_SECONDS:
+                    polled_at = loop.time()
+                    await self._hear()
+            except DatabaseUnavailable as error:
+                log.warning("upkeep_postponed", act="vendor news", error=str(error))
+                await asyncio.sleep(TELL_SECONDS)
+                await self._db.wait_up()
+                continue
+            except Exception:
+                log.exception("upkeep_failed", act="vendor news")
+            await asyncio.sleep(TELL_SECONDS)
+            with suppress(TimeoutError):
+                pause = max(0.0, polled_at + POLL_SECONDS - loop.time())
+                async with asyncio.timeout(pause):
+                    await self._bell.wait()
+            self._bell.clear()
+
+    async def _tell(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if parks := self._parks:
+            self._parks = {}
+            try:
+                await vendors.park(self._db, {name: until - now for name, until in parks.items()})
+            except BaseException:
+                self._parks = parks | self._parks
+                raise
+        if moves := self._moves:
+            self._moves = {}
+            try:
+                await vendors.move_breakers(
+                    self._db, {name: self._breaker_news(name, move) for name, move in moves.items()}
+                )
+            except BaseException:
+                self._moves = moves | self._moves
+                raise
+
+    def _breaker_news(self, vendor: str, change: Transition) -> BreakerNews:
+        breaker = self.breakers[vendor]
+        return BreakerNews(change.after.value, breaker.delay(), self._node)
+
+    async def _hear(self) -> None:
+        loop = asyncio.get_running_loop()
+        for vendor, state in (await vendors.states(self._db)).items():
+            lane = self._ready.lanes.get(vendor)
+            if lane is None:
+                continue
+            if state.parked_seconds > 0:
+                until = loop.time() + state.parked_seconds
+                self._parked_until[vendor] = max(until, self._parked_until.get(vendor, 0.0))
+                lane.park(state.parked_seconds)
+            breaker = self.breakers.get(vendor)
+            if breaker is None or vendor in self._moves or state.breaker.node == self._node:
+                continue
+            news = state.breaker
+            if news.state == BreakerState.CLOSED:
+                breaker.reset()
+            elif news.seconds > 0:
+                # Open, or its probe is under way.
+                breaker.open_for(news.seconds + PROBE_SECONDS)
+                lane.park(breaker.delay())

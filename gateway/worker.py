@@ -46,6 +46,7 @@ from gateway.vendors.calls import Call, CallFailed, Reply
 from gateway.vendors.classify import Rules, classify, rules_of
 from gateway.vendors.client import VendorClient
 from gateway.vendors.limits import StrictLimiter
+from gateway.vendors.quota import pause_seconds
 from gateway.vendors.redact import describe_reply, describe_request
 from gateway.webhooks.decompress import decode_received
 from gateway.webhooks.extract import UNDECODED
@@ -91,6 +92,7 @@ class Worker:
         breakers: Mapping[str, CircuitBreaker],
         handlers: Mapping[str, Handler],
         metrics: Metrics,
+        park: Callable[[str, float], None],
         random: Random,
         handler_timeout_seconds: float,
         excerpt_bytes: int,
@@ -104,6 +106,7 @@ class Worker:
         self._breakers = breakers
         self._handlers = handlers
         self._metrics = metrics
+        self._park = park  # leaves a vendor alone for so many seconds, on all nodes
         self._random = random
         self._handler_timeout_seconds = handler_timeout_seconds
         self._excerpt_bytes = excerpt_bytes
@@ -221,8 +224,8 @@ class Worker:
         except CallFailed as failure:
             outcome = classify(rules, failure)
         vendor = client.api.vendor
-        if isinstance(outcome, Retry) and outcome.after_seconds:
-            self._ready.lanes[vendor].park(outcome.after_seconds)
+        if reply is not None and (pause := self._wished_pause(vendor, outcome, reply)) > 0:
+            self._park(vendor, pause)
         if (breaker := self._breakers.get(vendor)) is not None:
             # A 4xx is an answer of a vendor in good health; silence and 5xx are not.
             breaker.record(reply is not None and reply.status < 500)
@@ -233,10 +236,6 @@ class Worker:
     ) -> tuple[Completed | Retry | Dead, Reply | None]:
         """Make a call that no lane has asked the vendor's limits for."""
         vendor = client.api.vendor
-        breaker = self._breakers.get(vendor)
-        if breaker is not None and not breaker.allow():
-            wait = max(1.0, breaker.delay())
-            raise CallUnsuccessful(Snooze(wait, f"the breaker of {vendor} is open"), None)
         while (wait := self._ready.lanes[vendor].idle_seconds()) > 0:
             if wait > SHORT_WAIT_SECONDS:
                 wait = min(wait, MAX_PARKED_SECONDS)
@@ -244,8 +243,29 @@ class Worker:
                     Snooze(wait, f"{vendor} is paused or asked for patience"), None
                 )
             await asyncio.sleep(wait)
+        breaker = self._breakers.get(vendor)
+        if breaker is not None and not breaker.allow():
+            wait = max(1.0, breaker.delay())
+            raise CallUnsuccessful(Snooze(wait, f"the breaker of {vendor} is open"), None)
         await self._limiters[vendor].acquire()
         return await self.send(client, call, client.rules)
+
+    def _wished_pause(self, vendor: str, outcome: Outcome, reply: Reply) -> float:
+        """Return for how many seconds the vendor wants to be left alone, by its own words; or 0.
+
+        It asks for that, or says that its limit is as good as used up. Jitter is upward only.
+        """
+        pause = 0.0
+        wish = outcome.after_seconds if isinstance(outcome, Retry) else None
+        if wish is None and reply.status in (429, 503):
+            wish = reply.retry_after_seconds
+        if wish:
+            pause = wish + self._random.uniform(0.0, min(1.0, 0.1 * wish))
+        if reply.quota is not None:
+            # This call is among those that the vendor has counted.
+            in_flight = max(0, self._ready.lanes[vendor].running - 1)
+            pause = max(pause, pause_seconds(reply.quota, in_flight=in_flight, random=self._random))
+        return pause
 
     def exchange(
         self, client: VendorClient, call: Call, reply: Reply | None, *, raw: bool = False

@@ -150,8 +150,8 @@ def call() -> Text:
 class Number(Kind):
     """A whole number, or with *whole* off any number, within bounds."""
 
-    least: int
-    most: int
+    least: float
+    most: float
     whole: bool = True
 
     @property

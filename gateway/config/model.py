@@ -192,9 +192,26 @@ class Proxy(msgspec.Struct, frozen=True, kw_only=True):
 class Breaker(msgspec.Struct, frozen=True, kw_only=True):
     """When to stop calling a vendor that only fails, and for how long."""
 
-    failures: int = 10
+    failures: int = 10  # in a row
+    ratio: float | None = None  # … or this part of the window's calls, if there are enough
+    minimum: int = 20
     window_seconds: float = 60.0
     cooldown_seconds: float = 30.0
+
+
+class QuotaHeaders(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a vendor writes its quota: names in lower case, the unit, and what the number means.
+
+    With ``meaning = "used/limit"`` the first header holds both, as Shopify's ``32/40``. Without a
+    ``reset`` header, *reset_seconds* stands for it. In unit "auto" a reset is, from 10^11 on,
+    milliseconds since 1970, from 10^9 on seconds since 1970, else seconds from now.
+    """
+
+    remaining: str
+    reset: str = ""
+    unit: Literal["auto", "seconds", "milliseconds", "unix", "unix_milliseconds"] = "auto"
+    meaning: Literal["remaining", "used/limit"] = "remaining"
+    reset_seconds: float = 1.0
 
 
 class Api(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,6 +230,7 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
     fail_when: str | None = None  # an expression over the answer
     retry_when: str | None = None
     breaker: Breaker | None = None
+    quota: QuotaHeaders | None = None  # None: the standard headers
     idempotency_header: str = "Idempotency-Key"
     allow_private: bool = False
     redirects: int = 0  # how many are followed

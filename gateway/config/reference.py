@@ -31,6 +31,7 @@ _SECTIONS = (
     ("proxy = { … }", specs.PROXY),
     ("retry = { … }", specs.RETRY),
     ("breaker = { … }", specs.BREAKER),
+    ("quota = { … }", specs.QUOTA),
     ("[[routes]]", specs.ROUTE),
 )
 

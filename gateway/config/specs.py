@@ -44,6 +44,7 @@ from gateway.config.model import (
     Proxy,
     QueryAuth,
     QueueSection,
+    QuotaHeaders,
     ResponseOverride,
     Route,
     ServerSection,
@@ -381,7 +382,7 @@ ROUTE_RETRY = replace(
 )
 
 BREAKER = Section(
-    doc="Stops calling a vendor that only fails.",
+    doc="Stops calling a vendor that only fails; open on one node, it is open on all.",
     make=Breaker,
     keys=(
         Key(
@@ -389,6 +390,18 @@ BREAKER = Section(
             kind=Number(1, 1_000_000),
             default=10,
             doc="in a row within the window that open it",
+        ),
+        Key(
+            name="ratio",
+            kind=Number(0.01, 1, whole=False),
+            unset="failures in a row alone",
+            doc="the part of the window's calls whose failure opens it, too",
+        ),
+        Key(
+            name="minimum",
+            kind=Number(1, 1_000_000),
+            default=20,
+            doc="fewer calls than this in the window have no ratio",
         ),
         Key(
             name="window",
@@ -403,6 +416,52 @@ BREAKER = Section(
             default="30s",
             field="cooldown_seconds",
             doc="how long it stays open before a probe is let through",
+        ),
+    ),
+)
+
+
+def _make_quota(**given: Any) -> QuotaHeaders:
+    names = {name: given[name].lower() for name in ("remaining", "reset") if given.get(name)}
+    return QuotaHeaders(**(given | names))
+
+
+QUOTA = Section(
+    doc="The headers in which a vendor says how many more calls it welcomes; the standard ones "
+    "(RateLimit, RateLimit-Remaining, X-RateLimit-Remaining, X-Rate-Limit-Remaining) are known.",
+    make=_make_quota,
+    take=lambda quota, key: getattr(quota, key.target) or None,
+    keys=(
+        Key(
+            name="remaining",
+            kind=_HEADER_NAME,
+            default=REQUIRED,
+            doc="how many calls are left",
+        ),
+        Key(
+            name="meaning",
+            kind=Choice(("remaining", "used/limit")),
+            default="remaining",
+            doc="what that header holds; used/limit as in 32/40",
+        ),
+        Key(
+            name="reset",
+            kind=_HEADER_NAME,
+            unset="none: see reset_after",
+            doc="when there are more",
+        ),
+        Key(
+            name="unit",
+            kind=Choice(("auto", "seconds", "milliseconds", "unix", "unix_milliseconds")),
+            default="auto",
+            doc="of the reset: from now, or since 1970; auto tells by the number's size",
+        ),
+        Key(
+            name="reset_after",
+            kind=duration(most="1h"),
+            default="1s",
+            field="reset_seconds",
+            doc="when there are more, where no header says so",
         ),
     ),
 )
@@ -630,6 +689,12 @@ API = Section(
             doc="what makes any answer one to try again, whatever its status",
         ),
         Key(name="breaker", kind=Table(BREAKER), doc="stops calling a vendor that only fails"),
+        Key(
+            name="quota",
+            kind=Table(QUOTA),
+            unset="the standard headers",
+            doc="where it says how many more calls it welcomes; its lane slows down before a 429",
+        ),
         Key(
             name="idempotency_header",
             kind=_HEADER_NAME,

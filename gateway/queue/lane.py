@@ -36,6 +36,10 @@ class Limiter(Protocol):
 class Breaker(Protocol):
     """What a lane needs of a circuit breaker."""
 
+    @property
+    def closed(self) -> bool:
+        """Whether any number of calls may be made."""
+
     def allow(self) -> bool:
         """Return whether one call may be made now; half-open, that call is the probe."""
 
@@ -91,6 +95,8 @@ class Lane:
         """Return whether a new job may skip the backlog: there is room and nobody to overtake."""
         if self.backlog or not self._open or self.stalled():
             return False
+        if self.breaker is not None and not self.breaker.closed:
+            return self.held == 0  # one to probe with
         if self.held < self.capacity:
             return True
         # Full; a little more room for what is more urgent than everything that waits.
@@ -102,6 +108,8 @@ class Lane:
         """Return how many jobs of the backlog the lane would take now; 0 above low water."""
         if not self._open or self.waiting > self.capacity // 2 or self.stalled():
             return 0
+        if self.breaker is not None and not self.breaker.closed:
+            return 1 if self.held == 0 and self.idle_seconds() <= 0 else 0  # one to probe with
         return max(0, self.capacity - self.held) if self.idle_seconds() <= 0 else 0
 
     def stalled(self) -> bool:

@@ -181,6 +181,14 @@ class Metrics:
             ),
             (vendor, BREAKER_STATES),
         )
+        self.breaker_state: Family[str, Gauge] = Family(
+            self._gauge(
+                "breaker_state",
+                "A vendor's circuit breaker: 0 closed, 1 half-open, 2 open.",
+                "vendor",
+            ),
+            (vendor,),
+        )
         self.rate_orders_total: Family[str, Counter] = Family(
             self._counter(
                 "rate_orders_total", "Orders for calls within the limit all nodes share.", "vendor"

@@ -1,8 +1,9 @@
 """The circuit breaker of one vendor: stop calling what does not answer. Pure; the clock is given.
 
-closed → open after ``failures`` in a row within ``window_seconds``; open → half-open after
-``cooldown_seconds``, where one call at a time probes; a probe that succeeds closes, one that fails
-opens again. What counts as a failure is the caller's matter: silence and 5xx, not a 4xx.
+closed → open after ``failures`` in a row within ``window_seconds``, or when of at least ``minimum``
+calls in that window a ``ratio`` failed; open → half-open after ``cooldown_seconds``, where one call
+at a time probes; a probe that succeeds closes, one that fails opens again. What counts as a failure
+is the caller's matter: silence and 5xx, not a 4xx.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from gateway.config import model as config
 
 _NEVER = float("-inf")
+_SPANS = 20  # the parts in which the window moves on, for the ratio
 
 
 class BreakerState(StrEnum):
@@ -34,6 +36,7 @@ class Transition(msgspec.Struct, frozen=True):
     before: BreakerState
     after: BreakerState
     opened_until: float  # by the breaker's clock; -inf unless it opened
+    told: bool = False  # by another node, which found out by itself
 
 
 class CircuitBreaker:
@@ -51,6 +54,7 @@ class CircuitBreaker:
         self._on_change = on_change
         self._state = BreakerState.CLOSED
         self._failures: deque[float] = deque(maxlen=settings.failures)  # in a row, the last ones
+        self._calls: deque[_Span] = deque()  # of the window, for the ratio
         self._opened_until = _NEVER
         self._probe_until = _NEVER  # a probe is under way, or was lost, until then
 
@@ -60,6 +64,11 @@ class CircuitBreaker:
         if self._state is BreakerState.OPEN and self._clock() >= self._opened_until:
             return BreakerState.HALF_OPEN
         return self._state
+
+    @property
+    def closed(self) -> bool:
+        """Whether calls are made as if there were no breaker."""
+        return self._state is BreakerState.CLOSED
 
     @property
     def opened_until(self) -> float:
@@ -103,11 +112,13 @@ class CircuitBreaker:
                 self._close()
             case BreakerState.HALF_OPEN:
                 self._open(now + self._settings.cooldown_seconds)
-            case BreakerState.CLOSED if success:
-                self._failures.clear()
             case BreakerState.CLOSED:
+                too_many = self._settings.ratio is not None and self._counts_up(now, success)
+                if success:
+                    self._failures.clear()
+                    return
                 self._failures.append(now)
-                if (
+                if too_many or (
                     len(self._failures) == self._settings.failures
                     and now - self._failures[0] <= self._settings.window_seconds
                 ):
@@ -117,26 +128,49 @@ class CircuitBreaker:
         """Open because another node found the vendor down, for the rest of its cool-down."""
         until = self._clock() + seconds
         if seconds > 0 and until > self._opened_until:
-            self._open(until)
+            self._open(until, told=True)
 
     def reset(self) -> None:
         """Close, by another node's successful probe or an operator's wish."""
         if self._state is not BreakerState.CLOSED:
-            self._close()
+            self._close(told=True)
 
-    def _open(self, until: float) -> None:
+    def _counts_up(self, now: float, success: bool) -> bool:
+        """Count a call; return whether too large a part of the window's calls failed."""
+        window_seconds, calls = self._settings.window_seconds, self._calls
+        if not calls or now >= calls[-1].began + window_seconds / _SPANS:
+            calls.append(_Span(now))
+        calls[-1].made += 1
+        calls[-1].failed += not success
+        while calls[0].began <= now - window_seconds:
+            calls.popleft()
+        made = sum(span.made for span in calls)
+        failed = sum(span.failed for span in calls)
+        return made >= self._settings.minimum and failed >= (self._settings.ratio or 0.0) * made
+
+    def _open(self, until: float, *, told: bool = False) -> None:
         self._failures.clear()
+        self._calls.clear()
         self._opened_until = until
         self._probe_until = _NEVER
-        self._move(BreakerState.OPEN)
+        self._move(BreakerState.OPEN, told=told)
 
-    def _close(self) -> None:
+    def _close(self, *, told: bool = False) -> None:
         self._failures.clear()
+        self._calls.clear()
         self._opened_until = self._probe_until = _NEVER
-        self._move(BreakerState.CLOSED)
+        self._move(BreakerState.CLOSED, told=told)
 
-    def _move(self, after: BreakerState) -> None:
+    def _move(self, after: BreakerState, *, told: bool = False) -> None:
         before, self._state = self._state, after
         if before is not after:
             until = self._opened_until if after is BreakerState.OPEN else _NEVER
-            self._on_change(Transition(before, after, until))
+            self._on_change(Transition(before, after, until, told))
+
+
+class _Span(msgspec.Struct):
+    """Calls of one part of the window, which leave it together."""
+
+    began: float
+    made: int = 0
+    failed: int = 0

@@ -211,7 +211,11 @@ class VendorClient:
         )
         try:
             return await read_reply(
-                response, limit=self._max_reply_bytes, started=started, now=self._now
+                response,
+                limit=self._max_reply_bytes,
+                started=started,
+                now=self._now,
+                quota=self.api.quota,
             )
         except BaseException:
             response.close()

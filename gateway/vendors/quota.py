@@ -10,16 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from random import Random
-from typing import Literal
 
 import msgspec
+
+from gateway.config.model import QuotaHeaders
 
 _MAX_RESET_SECONDS = 24 * 3600.0
 _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
 _FIELDS = re.compile(r"\b(r|t|remaining|reset)=([0-9]{1,15})\b")
-
-# "auto": from 10^11 on milliseconds since 1970, from 10^9 on seconds since 1970, else from now.
-Unit = Literal["auto", "seconds", "milliseconds", "unix", "unix_milliseconds"]
 
 
 class Quota(msgspec.Struct, frozen=True):
@@ -27,20 +25,6 @@ class Quota(msgspec.Struct, frozen=True):
 
     remaining: int
     reset_seconds: float
-
-
-class QuotaHeaders(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a vendor writes its quota: names in lower case, the unit, and what the number means.
-
-    With ``meaning = "used/limit"`` the first header holds both, as Shopify's ``32/40``. Without a
-    ``reset`` header, *reset_seconds* stands for it.
-    """
-
-    remaining: str
-    reset: str = ""
-    unit: Unit = "auto"
-    meaning: Literal["remaining", "used/limit"] = "remaining"
-    reset_seconds: float = 1.0
 
 
 STANDARD = (
@@ -115,7 +99,7 @@ def _remaining(text: str, form: QuotaHeaders) -> int | None:
             return None
 
 
-def _seconds(number: float, unit: Unit, now: float) -> float:
+def _seconds(number: float, unit: str, now: float) -> float:
     if unit == "auto":
         unit = "unix_milliseconds" if number >= 1e11 else "unix" if number >= 1e9 else "seconds"
     match unit:

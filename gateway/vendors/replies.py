@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import aiohttp
 
+from gateway.config.model import QuotaHeaders
 from gateway.vendors.calls import Reply
 from gateway.vendors.classify import retry_after_seconds
-from gateway.vendors.quota import quota_of
+from gateway.vendors.quota import STANDARD, quota_of
 
 _DRAIN_BYTES = 1 << 20  # read, so that the connection can be used again; beyond it is closed
 _MAX_HEADERS = 64
@@ -17,11 +18,17 @@ _MAX_HEADER_CHARS = 2048
 
 
 async def read_reply(
-    response: aiohttp.ClientResponse, *, limit: int, started: float, now: Callable[[], float]
+    response: aiohttp.ClientResponse,
+    *,
+    limit: int,
+    started: float,
+    now: Callable[[], float],
+    quota: QuotaHeaders | None = None,
 ) -> Reply:
     """Return the answer with at most *limit* bytes of its body; *now* is Unix time.
 
-    *started* is when the request was begun, by ``time.perf_counter``.
+    *started* is when the request was begun, by ``time.perf_counter``. *quota* says where the vendor
+    writes its quota, besides the standard headers.
     """
     body, complete = await read_body(response, limit)
     headers = _reply_headers(response)
@@ -35,7 +42,7 @@ async def read_reply(
         retry_after_seconds=None
         if wish is None
         else retry_after_seconds(wish, now=now(), date=headers.get("date")),
-        quota=quota_of(headers, now=now()),
+        quota=quota_of(headers, now=now(), formats=(*STANDARD, quota) if quota else STANDARD),
     )
 
 

@@ -53,8 +53,13 @@ async def buy_at(
 
 def order(number: int, **given: object) -> RateOrder:
     plain: dict[str, object] = {
-        "number": number, "sent_at": 0.0, "used": (), "kept": 0, "wanted": 1,
-        "wants": True, "releases": False,
+        "number": number,
+        "sent_at": 0.0,
+        "used": (),
+        "kept": 0,
+        "wanted": 1,
+        "wants": True,
+        "releases": False,
     }
     return RateOrder(**(plain | given))  # type: ignore[arg-type]
 

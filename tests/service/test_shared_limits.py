@@ -5,7 +5,23 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import Gateway, Records, Sender, Vendor, api, configure, route
+from aiohttp import web
+from harness import (
+    Answer,
+    Call,
+    Gateway,
+    Records,
+    Sender,
+    Vendor,
+    api,
+    configure,
+    eventually,
+    get,
+    ok,
+    one_after_the_other,
+    route,
+    status,
+)
 
 RATE = 20
 # A window as the stub sees it is a little shorter than a second: it shares two cores with three
@@ -67,3 +83,69 @@ async def test_the_limit_holds_and_is_used_by_one_node_by_three_and_through_a_cr
         assert_law(times)
         assert min(alone, together, after) >= 0.9
         assert one.faults() == two.faults() == three.faults() == []
+
+
+def throttles_for(seconds: int) -> Answer:
+    """Answer the first call 429, and every other one 200."""
+    return one_after_the_other(status(429, Retry_After=str(seconds)), ok)
+
+
+async def test_a_vendor_that_asks_one_node_for_patience_is_left_alone_by_all(
+    database_url: str, records: Records, tmp_path: Path
+) -> None:
+    async with Vendor(throttles_for(4)) as crm:
+        vendors = api("crm", crm.url, "concurrency = 1") + route(
+            "order", 'call = "POST crm:/orders"'
+        )
+        one, two = (
+            Gateway(configure(tmp_path / name, database_url, node=name, vendors=vendors))
+            for name in ("one", "two")
+        )
+        async with one, two, Sender(lambda: one.public) as sender:
+            await sender.send("order")
+            (first,) = await crm.called(1)
+
+            async def told() -> bool:
+                return bool(
+                    await records.value(
+                        "SELECT parked_until > now() FROM gateway.vendor_state WHERE vendor = 'crm'"
+                    )
+                )
+
+            async def parked() -> bool:
+                text = (await get(f"{two.admin}/metrics"))[1]
+                return 'gateway_lane_parked{vendor="crm"} 1.0' in text
+
+            await eventually(told, what="the wish in the database")
+            await eventually(parked, what="the other node's lane parked")
+            async with Sender(lambda: two.public) as other:
+                await asyncio.gather(*(other.send("order") for _ in range(5)))
+            calls = await crm.called(7)
+            assert min(call.at for call in calls[1:]) >= first.at + 4.0
+            await records.until_states({"completed": 6})
+
+
+async def test_a_vendor_whose_quota_is_used_up_is_not_called_into_a_429(
+    database_url: str, records: Records, tmp_path: Path
+) -> None:
+    answered: list[float] = []
+
+    async def strict(vendor: Vendor, call: Call) -> web.StreamResponse:
+        """Five calls in two seconds; says how many are left."""
+        recent = [at for at in answered if at > call.at - 2.0]
+        if len(recent) >= 5:
+            return web.Response(status=429)
+        answered.append(call.at)
+        left = 4 - len(recent)
+        return web.Response(headers={"X-Left": str(left), "X-Back": "2000"})
+
+    quota = 'quota = { remaining = "X-Left", reset = "X-Back", unit = "milliseconds" }'
+    async with Vendor(strict) as crm:
+        vendors = api("crm", crm.url, f"concurrency = 1\n{quota}") + route(
+            "order", 'call = "POST crm:/orders"'
+        )
+        config = configure(tmp_path, database_url, vendors=vendors)
+        async with Gateway(config) as gateway, Sender(lambda: gateway.public) as sender:
+            await asyncio.gather(*(sender.send("order") for _ in range(12)))
+            await records.until_states({"completed": 12})
+            assert len(crm.calls) == 12  # no attempt was spent on a 429

@@ -374,6 +374,8 @@ async def test_nobody_stands_in_line_for_jobs_that_were_dropped() -> None:
 class Probing:
     """A half-open breaker: one call is under way, others must wait."""
 
+    closed = False
+
     def __init__(self) -> None:
         self.asked = 0
         self.open = False

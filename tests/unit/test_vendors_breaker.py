@@ -176,3 +176,65 @@ class BreakerMachine(RuleBasedStateMachine):
 
 BreakerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestBreaker = BreakerMachine.TestCase
+
+
+def rated(**given: float) -> tuple[CircuitBreaker, Clock]:
+    clock = Clock()
+    fields: dict[str, object] = {
+        "failures": 1000,
+        "ratio": 0.5,
+        "minimum": 20,
+        "window_seconds": 60,
+    }
+    return CircuitBreaker(Breaker(**(fields | given)), clock=clock), clock  # type: ignore[arg-type]
+
+
+def test_a_ratio_of_failures_in_the_window_opens_it_though_others_succeed() -> None:
+    subject, clock = rated()
+    for number in range(19):
+        subject.record(number % 2 == 0)
+        clock.now += 1.0
+    assert subject.closed  # 9 of 19: too few calls to say
+    subject.record(False)
+    assert subject.state is BreakerState.OPEN  # 10 of 20
+
+
+def test_a_success_never_opens_it() -> None:
+    subject, _ = rated(ratio=0.1, minimum=10)
+    for success in [False] * 9 + [True]:
+        subject.record(success)
+    assert subject.closed
+    subject.record(False)
+    assert not subject.closed
+
+
+def test_calls_that_left_the_window_have_no_part_in_the_ratio() -> None:
+    subject, clock = rated()
+    for _ in range(15):
+        subject.record(False)
+    clock.now += 60.0
+    for number in range(40):
+        subject.record(number % 3 != 0)
+    assert subject.closed
+    assert len(subject._calls) <= 2
+
+
+def test_the_ratio_starts_anew_after_it_was_open() -> None:
+    subject, clock = rated()
+    for _ in range(20):
+        subject.record(False)
+    clock.now += 30.0
+    assert subject.allow()
+    subject.record(True)
+    assert subject.closed
+    subject.record(False)
+    assert subject.closed
+
+
+def test_what_another_node_told_is_marked_so_that_it_is_not_told_on() -> None:
+    subject, _, changes = breaker()
+    subject.open_for(3.0)
+    subject.reset()
+    for _ in range(3):
+        subject.record(False)
+    assert [change.told for change in changes] == [True, True, False]

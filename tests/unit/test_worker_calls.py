@@ -62,6 +62,7 @@ def scene(*, api: dict[str, Any], route: dict[str, Any], body: bytes = SAYS_NO) 
         breakers={},
         handlers={},
         metrics=cast(Any, None),
+        park=lambda vendor, seconds: None,
         random=Random(1),
         handler_timeout_seconds=10.0,
         excerpt_bytes=100,
