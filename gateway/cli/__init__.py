@@ -22,6 +22,7 @@ _COMMANDS = {
     "events": ("gateway.cli.events:events", "Show what vendors sent."),
     "vendors": ("gateway.cli.vendors:vendors", "List vendors and what waits for them."),
     "send": ("gateway.cli.send:send", "Send a signed webhook to the running gateway."),
+    "webhooks": ("gateway.cli.webhooks:webhooks", "Explain refused webhooks, list known senders."),
     "migrate": ("gateway.cli.migrate:migrate", "Bring the database up to this version."),
     "psql": ("gateway.cli.psql:psql", "Open psql on the gateway's database."),
     "version": ("gateway.cli:version", "Print the version."),
