@@ -495,6 +495,15 @@ def test_libraries_of_discord_and_sendgrid_take_what_we_take() -> None:
     )
 
 
+def test_every_item_of_adyen_must_be_signed() -> None:
+    genuine = json.loads(adyen().body)["notificationItems"][0]
+    item = genuine["NotificationRequestItem"]
+    forged = {"NotificationRequestItem": {**item, "amount": {"value": 1, "currency": "EUR"}}}
+    for items, accepted in (([genuine, genuine], True), ([genuine, forged], False), ([], False)):
+        body = json.dumps({"notificationItems": items}).encode()
+        assert (adyen().verdict(body=body) == "accepted") == accepted
+
+
 def test_library_of_adyen_takes_what_we_sign() -> None:
     unsigned = json.dumps({"notificationItems": [{"NotificationRequestItem": ITEM}]}).encode()
     ours = sign_body(PRESETS["adyen"], HEX_SECRET, unsigned, now=NOW, message_id="m")
