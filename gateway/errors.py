@@ -41,7 +41,7 @@ class RenderFailed(GatewayError):
 
 
 class SignatureRefused(GatewayError):
-    """A webhook is not shown to be the sender's; ``reason`` is for our log, never for the sender."""
+    """A webhook is not shown to be its sender's; ``reason`` is for our log, not for a forger."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -69,4 +69,4 @@ class Refused(GatewayError):
 
 
 class TooWide(GatewayError):
-    """A question about the records takes too long to answer as it stands; a narrower one does not."""
+    """A question about the records takes too long to answer; a narrower one does not."""

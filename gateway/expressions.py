@@ -280,7 +280,7 @@ class HeaderView(Mapping[str, str]):
         return len(self._headers)
 
 
-class _Unfit(Exception):  # noqa: N818 - never leaves this module
+class _Unfit(Exception):  # never leaves this module
     """A value has no place where the template puts it."""
 
 

@@ -72,7 +72,7 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
     decodes: bool  # whether anything but a route's expression needs the decoded body
 
 
-class Refusal(Exception):  # noqa: N818  # an answer, not a failure
+class Refusal(Exception):  # an answer, not a failure
     """Ends a request early with an answer that is no success."""
 
     def __init__(

@@ -220,7 +220,7 @@ async def test_no_race_breaks_the_order_or_leaves_a_job_behind(db: Database) -> 
         for _ in range(3):
             group.create_task(work())
     assert await lines(db) == []
-    assert {state for state in await states(db)} == {"completed"}
+    assert set(await states(db)) == {"completed"}
     assert sum(len(ids) for ids in finished.values()) == sum(
         job.ordering_key is not None for batch in batches for item in batch for job in item.jobs
     )
