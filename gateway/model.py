@@ -58,6 +58,7 @@ class Job(msgspec.Struct, gc=False, kw_only=True, eq=False):
     correlation_id: str
     created_at: datetime
     ordering_key: str | None = None
+    idempotency_key: UUID | None = None  # None: its id; a replay may have its original's
     rescues: int = 0  # how often a node died while holding it
     payload: bytes | None = None  # JSON, for jobs that have no event
     event: Event | None = None

@@ -33,8 +33,10 @@ from gateway.queue.feeder import Feeder
 from gateway.queue.lane import Lane
 from gateway.queue.ready import ReadyQueue
 from gateway.queue.settlement import SettlementDesk
+from gateway.replays import ReplayStream
 from gateway.routing import LOCAL, Router
 from gateway.sharing import LimitSharing, VendorNews
+from gateway.steering import Steering
 from gateway.store import jobs, nodes
 from gateway.store.database import Database
 from gateway.store.embedded import EmbeddedPostgres
@@ -258,6 +260,7 @@ class Service:
             abandon=lambda: _abandon(ready, slots),
         )
         metrics.before_render.append(lambda: _gauge_lanes(metrics, ready, breakers))
+        steering = Steering(db, ready)
         deps = AdminDeps(
             db=db,
             ready=ready,
@@ -265,6 +268,9 @@ class Service:
             metrics=metrics,
             config=config,
             breakers=breakers,
+            router=router,
+            routes=config.routes,
+            steer=steering.refresh,
             status=lambda: self.status,
             started_at=self.started_at,
             version=__version__,
@@ -281,6 +287,8 @@ class Service:
             upkeep=upkeep,
             limits=limits,
             news=news,
+            steering=steering,
+            replays=ReplayStream(db, ready, node=node),
             guardian=Guardian(db, ready, metrics=metrics),
             intake=intake,
             public=public_listener(intake.handle, config.server.listen),
@@ -295,17 +303,25 @@ class Service:
         parts: _Parts,
         on_ready: Callable[[Service], None] | None,
     ) -> None:
-        await parts.upkeep.keep_partitions()
+        try:
+            await parts.upkeep.keep_partitions()
+        except DatabaseUnavailable as error:
+            # Somebody locks a table (a dump). Days are made ahead; upkeep tries again.
+            log.warning("upkeep_postponed", act="keep_partitions", error=str(error))
         await parts.heartbeat.register()
+        await parts.steering.refresh()  # before anything is claimed or handed off
         lived = [
             group.create_task(act())
             for act in (
                 parts.heartbeat.run,
+                parts.heartbeat.rescue,
                 parts.backlog.run,
                 parts.upkeep.run,
                 parts.limits.run,
                 parts.news.run,
                 parts.guardian.run,
+                parts.steering.run,
+                parts.replays.run,
             )
         ]
         settling = group.create_task(parts.settlement.run())
@@ -368,6 +384,7 @@ class Service:
                     released = await jobs.release(parts.db, held, node=self.node)
                     log.info("jobs_released", jobs=released)
                 await parts.limits.farewell()
+                await parts.replays.give_back()
                 await nodes.resign(parts.db, self.node)
         except (DatabaseUnavailable, TimeoutError) as error:
             log.warning("farewell_failed", error=str(error), held=len(parts.ready.held))
@@ -451,6 +468,8 @@ class _Parts:
     upkeep: Upkeep
     limits: LimitSharing
     news: VendorNews
+    steering: Steering
+    replays: ReplayStream
     guardian: Guardian
     intake: Intake
     public: Listener

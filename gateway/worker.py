@@ -199,7 +199,7 @@ class Worker:
             headers=spec.headers,
             body=spec.body,
             content_type=spec.content_type,
-            idempotency_key=str(job.id),
+            idempotency_key=str(job.idempotency_key or job.id),
             correlation_id=job.correlation_id,
             traceparent=event.traceparent,
         )
@@ -497,8 +497,9 @@ class JobContext:
         """Call *vendor* with its authentication and inside its limits.
 
         *path* (percent-encoded, with its query) is appended to the vendor's base_url. The
-        idempotency key is the job's id, numbered from the second call on: the same in every
-        attempt as long as the handler makes its calls in the same order.
+        idempotency key is the job's id (that of the original for a replay), numbered from the
+        second call on: the same in every attempt as long as the handler makes its calls in the
+        same order.
 
         Of *json*, *form*, *multipart* (see :mod:`gateway.bodies`) and *body* at most one is given.
 
@@ -510,7 +511,9 @@ class JobContext:
         if client is None:
             raise GatewayError(f"job.call: vendor {vendor!r} has no [vendors.{vendor}.api] section")
         self._calls += 1
-        key = str(self.id) if self._calls == 1 else f"{self.id}-{self._calls}"
+        key = str(self._job.idempotency_key or self.id)
+        if self._calls > 1:
+            key = f"{key}-{self._calls}"
         content_type = None
         if json is not msgspec.UNSET:
             body, content_type = _encode(json), "application/json"

@@ -6,9 +6,10 @@ import asyncio
 from uuid import UUID
 
 from gateway.errors import DatabaseUnavailable
+from gateway.model import Job
 from gateway.queue.lane import AGEING_SHARE, Lane
 from gateway.queue.ready import ReadyQueue
-from gateway.store import jobs
+from gateway.store import jobs, steering
 from gateway.store.database import Database
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
@@ -87,6 +88,7 @@ class Feeder:
         if sweeps and sweeps[0] <= asyncio.get_running_loop().time():
             await self._release_strays()
         await self._give_back_parked()
+        await self._set_aside_paused()
         again = False
         if self._ready.promote:
             again = await self._promote()
@@ -133,7 +135,10 @@ class Feeder:
                     lane.backlog = True
                 if counts[lane.name]:
                     self._metrics.claimed_total[lane.name].inc(counts[lane.name])
-            self._ready.take(claimed)
+            paused = [job for job in claimed if job.route in self._ready.paused_routes]
+            self._ready.take(job for job in claimed if job.route not in self._ready.paused_routes)
+            if paused:
+                await self._set_aside(paused)
         return any(lane.backlog and lane.room() > 0 for lane in hungry)
 
     async def _give_back_parked(self) -> None:
@@ -153,6 +158,31 @@ class Feeder:
                 for job in dropped:
                     self._ready.forget(job)
                 log.info("lane_handed_back", vendor=lane.name, jobs=released)
+
+    async def _set_aside_paused(self) -> None:
+        """Take jobs of routes that were paused just now out of the lanes."""
+        if not self._ready.routes_paused:
+            return
+        self._ready.routes_paused = False
+        for lane in self._ready.lanes.values():
+            dropped = lane.drop_routes(self._ready.paused_routes)
+            if not dropped:
+                continue
+            try:
+                await self._set_aside(dropped)
+            except DatabaseUnavailable:
+                self._ready.routes_paused = True
+                for job in dropped:  # still ours, as far as anybody knows
+                    lane.push(job)
+                raise
+            for job in dropped:
+                self._ready.forget(job)
+            log.info("route_set_aside", vendor=lane.name, jobs=len(dropped))
+
+    async def _set_aside(self, waiting: list[Job]) -> None:
+        # A pause may have ended without our knowing: its jobs are claimed again, and kept.
+        ended = await steering.set_aside(self._db, waiting, node=self.node)
+        self._ready.paused_routes -= ended
 
     async def _release_strays(self) -> None:
         async with self.claiming:

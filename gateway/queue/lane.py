@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Protocol
 
 from gateway.model import Job
@@ -171,6 +171,22 @@ class Lane:
         self.waiting = 0
         for slot in self._in_line:  # for a job that is gone; with a small rate that may be long
             slot.cancel()
+        return dropped
+
+    def drop_routes(self, routes: Collection[str]) -> list[Job]:
+        """Take what waits of *routes* out of the lane, as :meth:`drop_waiting` does of all."""
+        dropped = []
+        for queue in self._queues:
+            gone = [job for job in queue if job.route in routes]
+            if gone:
+                dropped += gone
+                kept = [job for job in queue if job.route not in routes]
+                queue.clear()
+                queue.extend(kept)
+        if dropped:
+            self.waiting -= len(dropped)
+            for slot in self._in_line:  # there are as many again as there is work left for
+                slot.cancel()
         return dropped
 
     # Slots --------------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ class ReadyQueue:
         self.wake = asyncio.Event()  # the feeder has something to do
         self.stray_sweeps: list[float] = []  # when to sweep, in loop time
         self.promote = True  # a scheduled job may be due
+        self.paused_routes: frozenset[str] = frozenset()
+        self.routes_paused = False  # since the feeder last took their jobs out of the lanes
         self._due: asyncio.TimerHandle | None = None
         self._due_at = 0.0  # uvloop's handles do not all know when
         self._body_bytes = 0
@@ -55,7 +57,7 @@ class ReadyQueue:
         The register knows the job from here on, so that no sweep for strays takes it for one.
         """
         lane = self.lanes.get(new.vendor)
-        if lane is None or not lane.takes(new.priority):
+        if lane is None or not lane.takes(new.priority) or new.route in self.paused_routes:
             return None
         if self.floor is not None and new.id < self.floor:
             return None  # the clock jumped back: a rescuer would not find the job
@@ -95,6 +97,13 @@ class ReadyQueue:
         self.lanes[job.vendor].held -= 1
         if job.event is not None and job.event.body is not None:
             self._body_bytes -= len(job.event.body)
+
+    def pause_routes(self, routes: frozenset[str]) -> None:
+        """Hold no jobs of these routes: the feeder sets aside what it finds of them."""
+        if routes - self.paused_routes:
+            self.routes_paused = True
+            self.wake.set()
+        self.paused_routes = routes
 
     def suspect_strays(self) -> None:
         """A statement of ours may have committed without our knowing: have its jobs looked for.

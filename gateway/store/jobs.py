@@ -155,6 +155,7 @@ def _job(row: Any, event: Event | None) -> Job:
         correlation_id=row["correlation_id"],
         created_at=row["created_at"],
         ordering_key=row["ordering_key"],
+        idempotency_key=row["idempotency_key"],
         rescues=row["rescues"],
         payload=None if payload is None else payload.encode(),
         event=event,

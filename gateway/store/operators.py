@@ -295,27 +295,32 @@ def _raw(json: str | None) -> msgspec.Raw | None:
 # Acting -----------------------------------------------------------------------------------------
 
 
-async def replay(db: Database, job_id: UUID) -> UUID:
-    """Make a new job from a finished one and return its id; raises NotFound or Refused."""
-    fresh: UUID = await _act(db, "operators.replay", job_id)
+async def replay(
+    db: Database, job_id: UUID, *, new_key: bool = False, who: str | None = None
+) -> UUID:
+    """Make a new job from a finished one and return its id; raises NotFound or Refused.
+
+    The vendor is shown the original's idempotency key unless a *new_key* is wanted.
+    """
+    fresh: UUID = await _act(db, "operators.replay", job_id, who, new_key)
     return fresh
 
 
-async def cancel(db: Database, job_id: UUID) -> JobState:
+async def cancel(db: Database, job_id: UUID, *, who: str | None = None) -> JobState:
     """Cancel a job that waits and return the state it was in; raises NotFound or Refused."""
-    return JobState(await _act(db, "operators.cancel", job_id))
+    return JobState(await _act(db, "operators.cancel", job_id, who))
 
 
-async def _act(db: Database, name: str, job_id: UUID) -> Any:
+async def _act(db: Database, name: str, *args: object) -> Any:
     try:
-        return (await db.fetch(name, job_id))[0][0]
+        return (await db.fetch(name, *args))[0][0]
     except asyncpg.NoDataFoundError as error:
-        raise NotFound(_words(error)) from None
+        raise NotFound(words(error)) from None
     except asyncpg.ObjectNotInPrerequisiteStateError as error:
-        raise Refused(_words(error)) from None
+        raise Refused(words(error)) from None
 
 
-def _words(error: asyncpg.PostgresError) -> str:
+def words(error: asyncpg.PostgresError) -> str:
     """Return what our SQL function said, with its hint."""
     said = error.as_dict()
     return f"{said['message']}. {said['hint']}" if "hint" in said else str(said["message"])

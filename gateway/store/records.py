@@ -153,3 +153,95 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     recent: list[RecentCounts]
     tables: list[TableSize]
     nodes: list[NodeRecord]
+
+
+class Selection(JobFilter, frozen=True, kw_only=True, omit_defaults=True):
+    """Which finished jobs to replay. ``error`` is a fingerprint, as dead letters are grouped by."""
+
+    error: str | None = None
+    again: bool = False  # those, too, of which there is a replay already
+
+
+class Count(msgspec.Struct, frozen=True):
+    """How many; not ``complete``: at least so many."""
+
+    jobs: int
+    complete: bool
+
+
+class ReplayRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of ``gateway.replays``. ``counted`` are the jobs that matched at first, ``made`` those
+    that were made so far; not ``counted_all``: at least so many matched.
+    """
+
+    id: UUID
+    state: str  # running, completed, cancelled
+    requested_at: datetime
+    requested_by: str
+    filter: msgspec.Raw
+    rate: str
+    new_key: bool
+    counted: int
+    counted_all: bool
+    made: int
+    node: str | None  # which makes them at the moment
+    finished_at: datetime | None
+
+
+class ReplayDetail(ReplayRecord, frozen=True, kw_only=True):
+    """A replay and the present states of the jobs that it has made, at most COUNT_LIMIT of them."""
+
+    jobs: dict[str, int]
+
+
+class DeadGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Dead letters with the same route, vendor, HTTP status and kind of error.
+
+    ``error`` is a fingerprint: numbers, ids and the like are ``#`` in it. ``first`` and ``last``
+    are when such a job died, ``example`` is the newest of them.
+    """
+
+    route: str
+    vendor: str
+    status: int | None
+    error: str
+    jobs: int
+    first: datetime | None
+    last: datetime | None
+    example: UUID
+
+
+class DeadGroups(msgspec.Struct, frozen=True, kw_only=True):
+    """The largest groups; not ``complete``: only the newest dead letters were looked at."""
+
+    groups: list[DeadGroup]
+    looked_at: int
+    complete: bool
+
+
+class HeldKey(msgspec.Struct, frozen=True, kw_only=True):
+    """An ordering key that waits for a decision about its dead job."""
+
+    route: str
+    key: str
+    job_id: UUID
+    last_status: int | None
+    last_error: str | None
+    since: datetime | None
+    waiting: int  # jobs in line, counted up to 1000
+
+
+class RouteFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The database's view of one route; ``aside`` are jobs that wait for its pause to end."""
+
+    paused: bool = False
+    aside: int = 0
+
+
+class ReroutedJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that today's routes made of a stored event."""
+
+    id: UUID
+    route: str
+    vendor: str
+    state: str

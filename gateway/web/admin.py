@@ -10,16 +10,20 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from gateway.errors import DatabaseUnavailable, NotMigrated, TooWide
-from gateway.store import operators
-from gateway.telemetry.logs import get_logger
+from gateway.store import operators, replays, steering
 from gateway.telemetry.metrics import CONTENT_TYPE
+from gateway.web.acts import Acts
 from gateway.web.dashboard import Dashboard
 from gateway.web.door import RETRY_AFTER_SECONDS, error_json, guarded, json
 from gateway.web.figures import AdminDeps, Figures
 from gateway.web.openapi import API, document
-from gateway.web.parameters import read_body_flag, read_id, read_listing, read_nothing
-
-log = get_logger("gateway.admin")
+from gateway.web.parameters import (
+    read_body_flag,
+    read_dead,
+    read_id,
+    read_listing,
+    read_nothing,
+)
 
 MAX_REQUEST_BYTES = 64 << 10
 ASKING_AT_ONCE = 2  # the rest of the pool is for webhooks and jobs
@@ -31,6 +35,7 @@ PROBE_CACHE_SECONDS = 1.0
 def admin_app(deps: AdminDeps) -> web.Application:
     """Return the application behind ``admin.listen``."""
     admin = Admin(deps)
+    acts = admin.acts
     app = web.Application(
         middlewares=[guarded(deps.config.admin.token)], client_max_size=MAX_REQUEST_BYTES
     )
@@ -42,10 +47,24 @@ def admin_app(deps: AdminDeps) -> web.Application:
             web.get("/", admin.dashboard),
             web.get(f"{API}/jobs", admin.list_jobs),
             web.get(f"{API}/jobs/{{id}}", admin.show_job),
-            web.post(f"{API}/jobs/{{id}}/replay", admin.replay_job),
-            web.post(f"{API}/jobs/{{id}}/cancel", admin.cancel_job),
+            web.post(f"{API}/jobs/{{id}}/replay", acts.replay_job),
+            web.post(f"{API}/jobs/{{id}}/cancel", acts.cancel_job),
+            web.post(f"{API}/jobs/{{id}}/reschedule", acts.reschedule_job),
+            web.get(f"{API}/dead", admin.dead),
+            web.get(f"{API}/replays", admin.list_replays),
+            web.post(f"{API}/replays", acts.request_replay),
+            web.get(f"{API}/replays/{{id}}", admin.show_replay),
+            web.post(f"{API}/replays/{{id}}/cancel", acts.cancel_replay),
             web.get(f"{API}/events/{{id}}", admin.show_event),
+            web.post(f"{API}/events/{{id}}/reroute", acts.reroute_event),
+            web.get(f"{API}/held-keys", admin.held_keys),
+            web.post(f"{API}/held-keys/release", acts.release_key),
             web.get(f"{API}/vendors", admin.vendors),
+            web.post(f"{API}/vendors/{{name}}/pause", acts.pause_vendor),
+            web.post(f"{API}/vendors/{{name}}/resume", acts.resume_vendor),
+            web.get(f"{API}/routes", admin.routes),
+            web.post(f"{API}/routes/{{name}}/pause", acts.pause_route),
+            web.post(f"{API}/routes/{{name}}/resume", acts.resume_route),
             web.get(f"{API}/stats", admin.stats),
             web.get(f"{API}/openapi.json", admin.openapi),
         ]
@@ -59,6 +78,7 @@ class Admin:
     def __init__(self, deps: AdminDeps) -> None:
         self._deps = deps
         self._figures = Figures(deps)
+        self.acts = Acts(deps, self._figures, self._question)
         self._dashboard = Dashboard()
         self._document = document(deps.version)
         self._slots = asyncio.Semaphore(ASKING_AT_ONCE)
@@ -106,32 +126,41 @@ class Admin:
         async with self._question():
             return json(await operators.show_job(self._deps.db, job_id, body=body))
 
-    async def replay_job(self, request: web.Request) -> web.Response:
-        """Make a new job from a finished one."""
-        read_nothing(request.query)
-        job_id = read_id(request.match_info["id"])
-        fresh = await operators.replay(self._deps.db, job_id)
-        log.info("job_replayed", job_id=str(job_id), new_job_id=str(fresh), remote=request.remote)
-        self._wake_feeder()
-        return json(
-            {"id": fresh, "replay_of": job_id, "state": "available"},
-            status=201,
-            headers={"Location": f"{API}/jobs/{fresh}"},
-        )
-
-    async def cancel_job(self, request: web.Request) -> web.Response:
-        """Cancel a job that waits."""
-        read_nothing(request.query)
-        job_id = read_id(request.match_info["id"])
-        before = await operators.cancel(self._deps.db, job_id)
-        log.info("job_cancelled", job_id=str(job_id), before=before.value, remote=request.remote)
-        return json({"id": job_id, "state": "cancelled", "before": before})
-
     async def show_event(self, request: web.Request) -> web.Response:
         """Answer one event with its jobs."""
         event_id, body = read_id(request.match_info["id"]), read_body_flag(request.query)
         async with self._question():
             return json(await operators.show_event(self._deps.db, event_id, body=body))
+
+    async def dead(self, request: web.Request) -> web.Response:
+        """Answer the dead letters in groups."""
+        wanted = read_dead(request.query, now=datetime.now(UTC))
+        async with self._question():
+            return json(await replays.dead_groups(self._deps.db, wanted))
+
+    async def list_replays(self, request: web.Request) -> web.Response:
+        """Answer the newest replays of many jobs."""
+        read_nothing(request.query)
+        async with self._question():
+            return json({"replays": await replays.list_replays(self._deps.db)})
+
+    async def show_replay(self, request: web.Request) -> web.Response:
+        """Answer one replay with how far it is."""
+        read_nothing(request.query)
+        replay_id = read_id(request.match_info["id"])
+        async with self._question():
+            return json(await replays.show_replay(self._deps.db, replay_id))
+
+    async def held_keys(self, request: web.Request) -> web.Response:
+        """Answer the ordering keys that wait for a decision."""
+        read_nothing(request.query)
+        async with self._question():
+            return json({"keys": await steering.held_keys(self._deps.db)})
+
+    async def routes(self, request: web.Request) -> web.Response:
+        """Answer every route, and which are paused."""
+        read_nothing(request.query)
+        return json({"routes": await self._figures.routes()})
 
     async def vendors(self, request: web.Request) -> web.Response:
         """Answer every vendor with the figures of its lane."""
@@ -160,11 +189,6 @@ class Admin:
                 yield
         finally:
             self._asking -= 1
-
-    def _wake_feeder(self) -> None:
-        for lane in self._deps.ready.lanes.values():
-            lane.backlog_checked = False
-        self._deps.ready.wake.set()
 
     async def _unready(self) -> str | None:
         """Return why webhooks cannot be taken in; asked often, it looks once a second."""

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from gateway.config.model import AdminSection, Vendor
+from gateway.config.model import AdminSection, Route, Vendor
 from gateway.config.values import rate_text
 from gateway.errors import DatabaseUnavailable, TooWide
 from gateway.maintenance import Backlog
 from gateway.queue.ready import ReadyQueue
-from gateway.store import operators
+from gateway.routing import Router
+from gateway.store import operators, steering
 from gateway.store.database import Database
-from gateway.store.records import Stats, VendorFigures
+from gateway.store.records import RouteFigures, Stats, VendorFigures
 from gateway.telemetry.metrics import Metrics
 from gateway.vendors.breaker import CircuitBreaker
 
@@ -38,6 +39,10 @@ class AdminConfig(Protocol):
         """The vendors by name."""
 
 
+async def _nothing() -> None:
+    """Follow no pauses."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminDeps:
     """All that the operators' application is built on."""
@@ -51,6 +56,9 @@ class AdminDeps:
     started_at: datetime
     version: str
     breakers: Mapping[str, CircuitBreaker] = field(default_factory=dict)
+    router: Router = field(default_factory=lambda: Router((), {}))
+    routes: Sequence[Route] = ()
+    steer: Callable[[], Awaitable[None]] = _nothing  # follows a pause on this node at once
 
 
 class ServiceView(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +104,19 @@ class VendorView(msgspec.Struct, frozen=True, kw_only=True):
     dead: int | None
 
 
+class RouteView(msgspec.Struct, frozen=True, kw_only=True):
+    """One route; ``aside`` are jobs that wait for its pause to end, null while nobody knows."""
+
+    name: str
+    source: str = msgspec.field(name="from")
+    events: tuple[str, ...]  # none: all
+    act: str  # what it calls, or its handler
+    lane: str
+    priority: int
+    paused: bool
+    aside: int | None
+
+
 class Figures:
     """Gives the figures; what the database must count is kept for CACHE_SECONDS."""
 
@@ -103,6 +124,7 @@ class Figures:
         self._deps = deps
         self._stats = _Cached(deps.db, lambda: operators.stats(deps.db, now=datetime.now(UTC)))
         self._lanes = _Cached(deps.db, lambda: operators.vendor_figures(deps.db))
+        self._routes = _Cached(deps.db, lambda: steering.route_figures(deps.db))
 
     async def stats(self) -> StatsView:
         """Return all figures; raises :class:`DatabaseUnavailable`."""
@@ -136,6 +158,33 @@ class Figures:
             counted = None
         names = sorted({*self._deps.config.vendors, *self._deps.ready.lanes})
         return [self._vendor(name, counted) for name in names]
+
+    async def routes(self) -> list[RouteView]:
+        """Return every route in the configuration's order. Works without the database, too."""
+        try:
+            known = await self._routes.get()
+        except (DatabaseUnavailable, TooWide):
+            known = None
+        return [self._route(route, known) for route in self._deps.routes]
+
+    def forget(self) -> None:
+        """Ask the database afresh the next time: something was changed."""
+        self._lanes.forget()
+        self._routes.forget()
+
+    def _route(self, route: Route, known: Mapping[str, RouteFigures] | None) -> RouteView:
+        figures = None if known is None else known.get(route.name, RouteFigures())
+        compiled = self._deps.router.route(route.name)
+        return RouteView(
+            name=route.name,
+            source=route.source,
+            events=route.events,
+            act=route.call or route.handler or "",
+            lane=compiled.lane if compiled else route.lane,
+            priority=route.priority,
+            paused=figures.paused if figures else route.name in self._deps.ready.paused_routes,
+            aside=figures.aside if figures else None,
+        )
 
     def _vendor(self, name: str, counted: Mapping[str, VendorFigures] | None) -> VendorView:
         vendor = self._deps.config.vendors.get(name)
@@ -171,6 +220,9 @@ class _Cached(Generic[Value]):
         self._ask = ask
         self._lock = asyncio.Lock()
         self._known: tuple[float, Value] | None = None
+
+    def forget(self) -> None:
+        self._known = None
 
     async def get(self) -> Value:
         if not self._db.up:

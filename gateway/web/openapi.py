@@ -8,9 +8,18 @@ import msgspec
 
 from gateway.model import JobState
 from gateway.store.operators import MAX_LIMIT
-from gateway.store.records import EventDetail, JobDetail, Page
-from gateway.web.figures import StatsView, VendorView
-from gateway.web.parameters import DEFAULT_LIMIT
+from gateway.store.records import (
+    DeadGroups,
+    EventDetail,
+    HeldKey,
+    JobDetail,
+    Page,
+    ReplayDetail,
+    ReplayRecord,
+    ReroutedJob,
+)
+from gateway.web.figures import RouteView, StatsView, VendorView
+from gateway.web.parameters import DEFAULT_LIMIT, DEFAULT_RATE
 
 API = "/api/v1"
 
@@ -32,7 +41,11 @@ _ERRORS = {
 def document(version: str) -> dict[str, Any]:
     """Return the OpenAPI document."""
     _, components = msgspec.json.schema_components(
-        [Page, JobDetail, EventDetail, VendorView, StatsView], ref_template=_REF
+        [
+            *(Page, JobDetail, EventDetail, VendorView, RouteView, StatsView),
+            *(DeadGroups, ReplayRecord, ReplayDetail, ReroutedJob, HeldKey),
+        ],
+        ref_template=_REF,
     )
     error = {
         "type": "object",
@@ -75,6 +88,7 @@ def document(version: str) -> dict[str, Any]:
 def _paths() -> dict[str, Any]:
     id_ = {"name": "id", "in": "path", "required": True, "schema": _uuid()}
     body = _query("body", {"type": "boolean", "default": False}, "Answer the event's body, too.")
+    text = {"type": "string"}
     made = _object(id=_uuid(), replay_of=_uuid(), state={"const": "available"})
     cancelled = _object(
         id=_uuid(),
@@ -137,9 +151,12 @@ def _paths() -> dict[str, Any]:
         f"{API}/jobs/{{id}}/replay": {
             "post": _operation(
                 "replay_job",
-                "Make a new job from a finished one.",
+                "Make a new job from a finished one. The vendor sees the old idempotency key.",
                 made,
-                parameters=[id_],
+                parameters=[
+                    id_,
+                    _query("new_key", {"type": "boolean", "default": False}, "A new one instead."),
+                ],
                 errors=(400, 401, 403, 404, 409, 503),
                 status=201,
             )
@@ -153,6 +170,20 @@ def _paths() -> dict[str, Any]:
                 errors=(400, 401, 403, 404, 409, 503),
             )
         },
+        f"{API}/jobs/{{id}}/reschedule": {
+            "post": _operation(
+                "reschedule_job",
+                "Change when a scheduled job runs.",
+                _object(id=_uuid(), run_at=_moment(), before=_moment()),
+                parameters=[id_],
+                errors=(400, 401, 403, 404, 409, 503),
+                body={
+                    "at": _moment(),
+                    "in": {"type": "string", "description": "Instead of at: a duration from now."},
+                },
+            )
+        },
+        **_replays(id_),
         f"{API}/events/{{id}}": {
             "get": _operation(
                 "show_event",
@@ -162,6 +193,34 @@ def _paths() -> dict[str, Any]:
                 errors=(400, 401, 403, 404, 422, 503),
             )
         },
+        f"{API}/events/{{id}}/reroute": {
+            "post": _operation(
+                "reroute_event",
+                "Send a stored event through today's routes: 201, or 200 where none takes it.",
+                _object(event_id=_uuid(), jobs={"type": "array", "items": _schema(ReroutedJob)}),
+                parameters=[id_],
+                errors=(400, 401, 403, 404, 503),
+                status=201,
+            )
+        },
+        f"{API}/held-keys": {
+            "get": _operation(
+                "list_held_keys",
+                "Ordering keys whose dead job waits for a decision.",
+                _object(keys={"type": "array", "items": _schema(HeldKey)}),
+                errors=(400, 401, 403, 422, 503),
+            )
+        },
+        f"{API}/held-keys/release": {
+            "post": _operation(
+                "release_key",
+                "Let a held key go on without its dead job.",
+                _object(route=text, key=text, next={"type": ["string", "null"], "format": "uuid"}),
+                errors=(400, 401, 403, 404, 503),
+                body={"route": text, "key": text},
+            )
+        },
+        **_steering(),
         f"{API}/vendors": {
             "get": _operation(
                 "list_vendors",
@@ -182,6 +241,118 @@ def _paths() -> dict[str, Any]:
             "get": _operation("openapi", "This document.", {"type": "object"}, errors=(401, 403))
         },
     }
+
+
+def _replays(id_: dict[str, Any]) -> dict[str, Any]:
+    text = {"type": "string"}
+    counted: dict[str, Any] = {"count": {"type": "integer"}, "complete": {"type": "boolean"}}
+    wish = {
+        "state": {"enum": ["dead", "completed", "cancelled"], "default": "dead"},
+        "vendor": text,
+        "route": text,
+        "correlation_id": text,
+        "event_id": _uuid(),
+        "since": {"type": "string", "description": f"Made then or later. {_MOMENT}"},
+        "until": {"type": "string", "description": f"Made before then. {_MOMENT}"},
+        "error": {"type": "string", "description": "The error of a group of dead letters."},
+        "rate": {"type": "string", "default": DEFAULT_RATE},
+        "new_key": {
+            "type": "boolean",
+            "default": False,
+            "description": "Show vendors new idempotency keys instead of the old ones.",
+        },
+        "again": {
+            "type": "boolean",
+            "default": False,
+            "description": "Also those of which there is a replay already.",
+        },
+        "dry_run": {"type": "boolean", "default": False},
+    }
+    within = [
+        _query("vendor", text, "The lane."),
+        _query("route", text),
+        _query("since", text, f"Made then or later. {_MOMENT}"),
+        _query("until", text, f"Made before then. {_MOMENT}"),
+    ]
+    return {
+        f"{API}/dead": {
+            "get": _operation(
+                "dead_letters",
+                "Dead letters in groups by route, vendor, status and kind of error.",
+                _schema(DeadGroups),
+                parameters=within,
+                errors=(400, 401, 403, 422, 503),
+            )
+        },
+        f"{API}/replays": {
+            "get": _operation(
+                "list_replays",
+                "The newest replays of many jobs.",
+                _object(replays={"type": "array", "items": _schema(ReplayRecord)}),
+                errors=(400, 401, 403, 422, 503),
+            ),
+            "post": _operation(
+                "request_replay",
+                "Replay finished jobs in the background; 200 with nothing but the count for a dry"
+                " run. Not complete: at least so many match.",
+                _object(id=_uuid(), state={"const": "running"}, **counted),
+                errors=(400, 401, 403, 409, 422, 503),
+                status=202,
+                body=wish,
+            ),
+        },
+        f"{API}/replays/{{id}}": {
+            "get": _operation(
+                "show_replay",
+                "A replay, how far it is, and what became of its jobs.",
+                _schema(ReplayDetail),
+                parameters=[id_],
+                errors=(400, 401, 403, 404, 422, 503),
+            )
+        },
+        f"{API}/replays/{{id}}/cancel": {
+            "post": _operation(
+                "cancel_replay",
+                "End a replay, and cancel what waits of it.",
+                _object(
+                    id=_uuid(), state={"const": "cancelled"}, jobs_cancelled={"type": "integer"}
+                ),
+                parameters=[id_],
+                errors=(400, 401, 403, 404, 409, 503),
+            )
+        },
+    }
+
+
+def _steering() -> dict[str, Any]:
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    flag = {"type": "boolean"}
+    switched = _object(name={"type": "string"}, paused=flag, changed=flag)
+    paths: dict[str, Any] = {
+        f"{API}/routes": {
+            "get": _operation(
+                "list_routes",
+                "Routes, and which are paused.",
+                _object(routes={"type": "array", "items": _schema(RouteView)}),
+                errors=(400, 401, 403),
+            )
+        }
+    }
+    for what, acts, errors in (
+        ("vendor", ("Have no node call a vendor", "Let nodes call a vendor again"), (404, 409)),
+        ("route", ("Have no node run a route's jobs", "Let nodes run a route's jobs"), (404,)),
+    ):
+        for act, summary in zip(("pause", "resume"), acts, strict=True):
+            paths[f"{API}/{what}s/{{name}}/{act}"] = {
+                "post": _operation(
+                    f"{act}_{what}",
+                    f"{summary}; restarts change nothing about it.",
+                    switched,
+                    parameters=[name],
+                    errors=(400, 401, 403, *errors, 503),
+                )
+            }
+    return paths
 
 
 def _listing() -> list[dict[str, Any]]:
@@ -209,6 +380,7 @@ def _operation(
     errors: tuple[int, ...] = (),
     status: int = 200,
     media: str = _JSON,
+    body: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     responses: dict[str, Any] = {
         str(status): {"description": summary, "content": {media: {"schema": schema}}}
@@ -218,12 +390,16 @@ def _operation(
             "description": _ERRORS[code],
             "content": {_JSON: {"schema": {"$ref": _REF.format(name="Error")}}},
         }
-    return {
+    operation: dict[str, Any] = {
         "operationId": name,
         "summary": summary,
         "parameters": parameters or [],
         "responses": responses,
     }
+    if body is not None:
+        schema = {"type": "object", "properties": body, "additionalProperties": False}
+        operation["requestBody"] = {"content": {_JSON: {"schema": schema}}}
+    return operation
 
 
 def _query(name: str, schema: dict[str, Any], description: str = "") -> dict[str, Any]:
@@ -237,6 +413,10 @@ def _object(**properties: dict[str, Any]) -> dict[str, Any]:
 
 def _schema(struct: type[msgspec.Struct]) -> dict[str, Any]:
     return {"$ref": _REF.format(name=struct.__name__)}
+
+
+def _moment() -> dict[str, Any]:
+    return {"type": "string", "format": "date-time"}
 
 
 def _uuid() -> dict[str, Any]:

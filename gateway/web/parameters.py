@@ -5,17 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
+import msgspec
 from multidict import MultiMapping
 
+from gateway.config.model import Rate
+from gateway.config.values import duration_seconds
+from gateway.config.values import rate as parse_rate
 from gateway.errors import GatewayError
-from gateway.model import JobState
+from gateway.model import FINAL_STATES, JobState
 from gateway.store.operators import MAX_LIMIT, decode_cursor, parse_moment
-from gateway.store.records import JobFilter
+from gateway.store.records import JobFilter, Selection
+from gateway.store.replays import check_rate
 
 DEFAULT_LIMIT = 50
+DEFAULT_RATE = "50/s"
 MAX_TEXT_CHARS = 255
 FILTERS = ("state", "vendor", "route", "correlation_id", "event_id", "since", "until")
 
@@ -52,6 +58,86 @@ def read_listing(query: MultiMapping[str], *, now: datetime) -> tuple[JobFilter,
     return wanted, _read(given, "limit", _limit) or DEFAULT_LIMIT, cursor
 
 
+class ReplayWish(msgspec.Struct, frozen=True):
+    """What a replay is asked for with."""
+
+    wanted: Selection
+    rate: Rate
+    new_key: bool
+    dry_run: bool
+
+
+def read_replay(body: bytes, *, now: datetime) -> ReplayWish:
+    """Return what the JSON of a request for a replay says. A null is as good as none."""
+    given = _object(body, (*FILTERS, "error", "rate", "new_key", "again", "dry_run"))
+    flags = {name: given.pop(name, False) for name in ("new_key", "again", "dry_run")}
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise BadParameter(name, "expected true or false")
+    texts = _texts(given)
+    wanted = Selection(
+        state=_read(texts, "state", _final_state) or JobState.DEAD,
+        vendor=_read(texts, "vendor", _text),
+        route=_read(texts, "route", _text),
+        correlation_id=_read(texts, "correlation_id", _text),
+        event_id=_read(texts, "event_id", _uuid),
+        since=_read(texts, "since", lambda text: parse_moment(text, now=now)),
+        until=_read(texts, "until", lambda text: parse_moment(text, now=now)),
+        error=_read(texts, "error", _text),
+        again=flags["again"],
+    )
+    rate = _read(texts | {"rate": texts.get("rate") or DEFAULT_RATE}, "rate", _rate)
+    assert rate is not None  # noqa: S101  # a text was given
+    return ReplayWish(wanted, rate, flags["new_key"], flags["dry_run"])
+
+
+def read_moment(body: bytes, *, now: datetime) -> datetime | float:
+    """Return the time ``at``, or the seconds from now on ``in``, of which one is given."""
+    texts = _texts(_object(body, ("at", "in")))
+    if ("at" in texts) == ("in" in texts):
+        raise BadParameter("at", 'give either "at", a time, or "in", a duration such as "10m"')
+    found: datetime | float | None
+    if "in" in texts:
+        found = _read(texts, "in", duration_seconds)
+    else:
+        found = _read(texts, "at", lambda text: read_time(text, now=now))
+    if found is None:
+        raise BadParameter("at", "is empty")
+    return found
+
+
+def read_time(text: str, *, now: datetime) -> datetime:
+    """Return a time; ``ValueError`` for a duration, which elsewhere means so long ago."""
+    if text[:1].isdigit() and text[-1:].isalpha() and "-" not in text:
+        raise ValueError('expected a time such as "2026-01-31T08:30:00Z"')
+    return parse_moment(text, now=now)
+
+
+def read_key(body: bytes) -> tuple[str, str]:
+    """Return the route and the key of a held ordering key."""
+    texts = _texts(_object(body, ("route", "key")))
+    for name in ("route", "key"):
+        if name not in texts:
+            raise BadParameter(name, "is missing")
+    return texts["route"], texts["key"]
+
+
+def read_dead(query: MultiMapping[str], *, now: datetime) -> JobFilter:
+    """Return which dead letters to group."""
+    given = _single(query, ("vendor", "route", "since", "until"))
+    return JobFilter(
+        vendor=_read(given, "vendor", _text),
+        route=_read(given, "route", _text),
+        since=_read(given, "since", lambda text: parse_moment(text, now=now)),
+        until=_read(given, "until", lambda text: parse_moment(text, now=now)),
+    )
+
+
+def read_new_key_flag(query: MultiMapping[str]) -> bool:
+    """Return whether ``new_key=true`` was given."""
+    return _read(_single(query, ("new_key",)), "new_key", _flag) or False
+
+
 def read_body_flag(query: MultiMapping[str]) -> bool:
     """Return whether ``body=true`` was given."""
     return _read(_single(query, ("body",)), "body", _flag) or False
@@ -68,6 +154,27 @@ def read_id(text: str) -> UUID:
     if found is None:
         raise BadParameter("id", "is missing")
     return found
+
+
+def _object(body: bytes, known: Collection[str]) -> dict[str, Any]:
+    """Return the fields of a JSON object; no body is an empty one."""
+    try:
+        given = msgspec.json.decode(body) if body.strip() else {}
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        given = None
+    if not isinstance(given, dict):
+        raise BadParameter("body", "expected a JSON object")
+    for name in given:
+        if name not in known:
+            raise BadParameter(name[:100], f"no such field here; it takes {', '.join(known)}")
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _texts(given: dict[str, Any]) -> dict[str, str]:
+    for name, value in given.items():
+        if not isinstance(value, str):
+            raise BadParameter(name, "expected a string")
+    return given
 
 
 def _single(query: MultiMapping[str], known: Collection[str]) -> dict[str, str]:
@@ -95,6 +202,16 @@ def _state(text: str) -> JobState:
         return JobState(text)
     except ValueError:
         raise ValueError(f"expected one of {', '.join(JobState)}") from None
+
+
+def _final_state(text: str) -> JobState:
+    if text not in FINAL_STATES:
+        raise ValueError(f"expected one of {', '.join(sorted(FINAL_STATES))}")
+    return JobState(text)
+
+
+def _rate(text: str) -> Rate:
+    return check_rate(parse_rate(text))
 
 
 def _text(text: str) -> str:

@@ -297,11 +297,11 @@ def test_a_cursor_names_its_position() -> None:
         ("list", {}, "pkey"),
         ("jobs_of_event", {}, "event_id_idx"),
         ("jobs_of_correlation", {}, "correlation_id_idx"),
-        ("dead", {}, "vendor_id_idx"),
+        ("dead", {}, "id_idx"),
         ("scheduled", {}, "due_at_idx"),
         ("recent_states", {}, ""),
         ("job", {}, "pkey"),
-        ("replays", {}, "event_id_idx"),
+        ("replays", {}, "replay_of_idx"),
         ("attempts", {}, "pkey"),
     ],
 )

@@ -37,7 +37,7 @@ WITH me AS (
     WHERE j.id = ANY (ARRAY (SELECT id FROM picked)) AND j.id >= $5 AND j.claimable
     RETURNING j.id, j.event_id, j.route, j.vendor, j.kind, j.priority, j.attempt, j.max_attempts,
               j.claim_no, j.correlation_id, j.created_at, j.ordering_key, j.rescues,
-              j.payload::text AS payload
+              j.idempotency_key, j.payload::text AS payload
 ), floor AS (
     -- The rescue relies on it: no job of a node has an id below its oldest_held.
     UPDATE gateway.nodes
@@ -158,7 +158,8 @@ WHERE j.id = s.id AND j.id = ANY ($1) AND j.claim_no = s.claim_no AND j.state = 
 RETURNING j.id
 
 -- name: backlog
--- How many jobs wait in each lane, counting no further than $2 in all.
+-- How many jobs wait in each lane, counting no further than $2 in all. Each lane's name is above '':
+-- said so that the planner, before a day is analysed, leans to the index and not to the whole table.
 SELECT vendor, count(*) AS jobs
-FROM (SELECT vendor FROM gateway.jobs WHERE claimable AND id >= $1 LIMIT $2) b
+FROM (SELECT vendor FROM gateway.jobs WHERE claimable AND vendor > '' AND id >= $1 LIMIT $2) b
 GROUP BY vendor

@@ -84,10 +84,10 @@ SELECT gateway.body($1)::text AS body
 SELECT body FROM gateway.events WHERE id = $1
 
 -- name: replay
-SELECT gateway.replay($1) AS id
+SELECT gateway.replay($1, $3, coalesce($2, current_user)) AS id
 
 -- name: cancel
-SELECT gateway.cancel($1)::text AS state
+SELECT gateway.cancel($1, coalesce($2, current_user))::text AS state
 
 -- name: recent_states
 -- How many jobs with an id from $1 on are in which state, counting the newest $2 of them.
