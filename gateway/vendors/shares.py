@@ -107,6 +107,9 @@ class Share:
         self._unreported: list[float] = []
         self._reporting = 0  # the first so many of them are in the last order, answered or not
         self._number = 0
+        self._appetite = 0  # how many are bought at least; grows while calls are waited for
+        self._fresh = False  # a lot was bought since it grew
+        self._waited_at = _NEVER
         self._needed_at = _NEVER  # when a call was last made or waited for
         self._answered_at = _NEVER
         self._retry_at = _NEVER
@@ -184,7 +187,15 @@ class Share:
         while self._recent and self._recent[0] < lead_from:
             self._recent.popleft()
         have = self._have(now)
-        needed = min(manner.lot, max(self.waiting, len(self._recent) - 1))
+        if now > self._waited_at + manner.lead_seconds:
+            self._appetite, self._fresh = 0, False
+        if self.waiting:
+            self._waited_at = now
+        needed = min(manner.lot, max(self.waiting, self._appetite, len(self._recent) - 1))
+        if self.waiting and self._fresh and 2 * have < needed:
+            # A lot was not enough. Whoever has work for long comes to ask for as much.
+            needed = self._appetite = min(2 * needed, manner.lot)
+            self._fresh = False
         wanted = needed - have if 2 * have < needed else 0
         wants = now < self._needed_at + manner.idle_seconds
         if self._contended:
@@ -223,6 +234,7 @@ class Share:
             pace = 0.0 if grant.exclusive else self.terms.pace_seconds
             self._lots.append(_Lot(now + grant.from_seconds, pace, until, grant.granted))
             self._bought_until = max(self._bought_until, until)
+            self._fresh = True
         self._free_at = self._retry_at = _NEVER
         if order.wanted and not grant.granted:
             least, most = _RETRY_SECONDS

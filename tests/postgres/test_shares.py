@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -12,6 +13,7 @@ import pytest
 from rate_books import Books
 
 from gateway.model import RateGrant, RateOrder, RateTerms
+from gateway.store import shares
 from gateway.store.database import Database
 from gateway.store.sql import query
 
@@ -113,8 +115,79 @@ def astuple_of(grant: RateGrant) -> tuple[float, ...]:
     return tuple(float(value) for value in msgspec.structs.astuple(grant))
 
 
-def assert_law(calls: Sequence[float], terms: RateTerms) -> None:
-    calls = sorted(calls)
-    for count, period in zip(terms.counts, terms.periods_seconds, strict=True):
-        for first, last in zip(calls, calls[count:], strict=False):
-            assert last - first > period, (count, period, last)
+async def test_a_late_order_is_void(db: Database) -> None:
+    assert await buy_at(db, "v", "a", SHARED, order(2, wanted=4), 0.0) is not None
+    assert await buy_at(db, "v", "a", SHARED, order(1, kept=0, wanted=0), 0.1) is None
+    rows = await db.fetch_sql("SELECT calls FROM gateway.rate_shares")
+    assert [row["calls"] for row in rows] == [4]  # what it holds still counts
+
+
+async def test_calls_made_alone_until_the_end_count_although_their_report_is_on_its_way(
+    db: Database,
+) -> None:
+    alone = await buy_at(db, "v", "a", LONELY, order(1), 0.0)
+    assert alone is not None
+    assert alone.exclusive
+    assert alone.until_seconds == 3.0
+    # Another wants to call: not now, it is told, and the first one is told at its next order,
+    refused = await buy_at(db, "v", "b", LONELY, order(1), 2.9)
+    assert refused is not None
+    assert (refused.granted, refused.exclusive) == (0, False)
+    # which comes late: meanwhile it may have called until the end of its time.
+    late = await buy_at(db, "v", "a", LONELY, order(2), 3.5)
+    assert late is not None
+    assert (late.exclusive, late.contended, late.granted) == (True, True, 0)
+    still = await buy_at(db, "v", "b", LONELY, order(2), 3.6)
+    assert still is not None
+    assert still.granted == 0  # not within 3.2 s, and a bit, of the last call there may have been
+    # It reports what it called; only that counts from then on.
+    made = order(3, used=((1.0, 4),), wanted=0, releases=True)
+    assert await buy_at(db, "v", "a", LONELY, made, 3.7) is not None
+    sold = await buy_at(db, "v", "b", LONELY, order(3, wanted=6), 3.8)
+    assert sold is not None
+    assert sold.granted == 6
+
+
+async def test_a_minutes_quota_is_sold_once_however_many_ask_at_once(db: Database) -> None:
+    terms = msgspec.structs.replace(SHARED, counts=(100,), periods_seconds=(60.0,))
+    terms = msgspec.structs.replace(terms, pace_seconds=0.0, valid_seconds=5.0)
+    granted = 0
+
+    async def node(name: str) -> None:
+        nonlocal granted
+        kept = 0
+        for number in range(1, 15):
+            grant = await shares.buy(
+                db, "v", name, terms=terms, order=order(number, kept=kept, wanted=3)
+            )
+            assert grant is not None
+            granted += grant.granted
+            kept += grant.granted
+
+    async with asyncio.TaskGroup() as group:
+        for name in "abcdef":
+            group.create_task(node(name))
+    assert granted == 100
+
+
+async def test_the_books_stay_small_and_forget_processes_that_ended(db: Database) -> None:
+    for number in range(400):
+        sold = order(number + 1, used=tuple((age / 10, 1) for age in range(16)))
+        assert await buy_at(db, "v", "a", SHARED, sold, number * 1.7) is not None
+    rows = await db.fetch_sql("SELECT count(*) AS rows FROM gateway.rate_use")
+    assert rows[0]["rows"] <= 128 * 2
+    for number in range(5):
+        assert await buy_at(db, "v", f"b/{number}", SHARED, order(1), 1000.0 * number) is not None
+    rows = await db.fetch_sql("SELECT node FROM gateway.rate_shares ORDER BY node")
+    assert [row["node"] for row in rows] == ["b/4"]
+
+
+async def test_a_report_counts_for_every_window_from_its_youngest_call(db: Database) -> None:
+    full = order(1, used=((0.5, 10),), wanted=0)
+    assert await buy_at(db, "v", "a", SHARED, full, 100.0) is not None
+    for number, (now, granted) in enumerate(((101.0, 0), (101.2, 0), (101.4, 1)), start=1):
+        grant = await buy_at(db, "v", "b", SHARED, order(number), now)
+        assert grant is not None
+        assert grant.granted == granted, now
+    assert grant is not None
+    assert 101.4 + grant.from_seconds == pytest.approx(99.5 + 3.2 + 0.16)

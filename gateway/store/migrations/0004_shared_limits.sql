@@ -68,7 +68,11 @@ CREATE FUNCTION gateway.buy_calls(
 ) RETURNS TABLE (
     granted integer, from_seconds double precision, until_seconds double precision,
     exclusive boolean, contended boolean, retry_seconds double precision
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql
+-- Planned once per connection, and well however small or large the tables are then: every access is
+-- by primary key. This halves the time under the lock.
+SET plan_cache_mode = 'force_generic_plan' SET enable_seqscan = 'off'
+AS $$
 #variable_conflict use_column
 DECLARE
     now_   timestamptz;
