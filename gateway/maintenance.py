@@ -59,6 +59,7 @@ class Heartbeat:
         self._metrics = metrics
         self._abandon = abandon
         self._renewed_at = 0.0
+        self._others_expired = asyncio.Event()
         self.lost = False
 
     async def register(self) -> None:
@@ -74,33 +75,48 @@ class Heartbeat:
         while True:
             try:
                 began = loop.time()
-                await self._beat()
+                # A beat that hangs must not keep us from noticing that the lease ends.
+                async with asyncio.timeout(self._lease_seconds / 4):
+                    await self._beat()
                 self._renewed_at = began
                 pause = self._lease_seconds / 3
-            except DatabaseUnavailable as error:
-                log.warning("heartbeat_failed", error=str(error))
+            except (DatabaseUnavailable, TimeoutError) as error:
+                log.warning("heartbeat_failed", error=str(error) or "no answer in time")
                 pause = PROBE_SECONDS
             if not self.lost and loop.time() - self._renewed_at > self._lease_seconds * 0.8:
                 self._lose("the lease could not be renewed in time")
             await asyncio.sleep(pause)
 
+    async def rescue(self) -> None:
+        """Bury dead nodes when a beat has seen one; beside the beats, since it may take long."""
+        while True:
+            await self._others_expired.wait()
+            self._others_expired.clear()
+            try:
+                await self._rescue()
+            except DatabaseUnavailable as error:
+                log.warning("rescue_postponed", error=str(error))  # the next beat sees them again
+
     async def _beat(self) -> None:
-        async with self._feeder.claiming:
-            floor = _floor_now()
-            if (oldest := self._ready.oldest_held()) is not None:
-                floor = min(floor, oldest)
-            lives, others_expired = await nodes.renew(self._db, self._node, oldest_held=floor)
-            if lives:
-                self._ready.floor = floor
+        if self._feeder.claiming.locked() or self._ready.stray_sweeps:
+            # A claim of jobs below the floor may be under way, or have been committed unawares.
+            lives, others_expired = await nodes.renew(self._db, self._node, oldest_held=None)
+        else:
+            async with self._feeder.claiming:
+                floor = _floor_now()
+                if (oldest := self._ready.oldest_held()) is not None:
+                    floor = min(floor, oldest)
+                lives, others_expired = await nodes.renew(self._db, self._node, oldest_held=floor)
+                if lives:
+                    self._ready.floor = floor
         if not lives:
             self._lose("another node took this one for dead")
             await self.register()
             # What was committed in our name before we knew goes back to everybody.
             self._ready.suspect_strays()
-            others_expired = True
         self.lost = False
-        if others_expired:
-            await self._rescue()
+        if others_expired or not lives:
+            self._others_expired.set()
 
     async def _rescue(self) -> None:
         for node, lanes in (await nodes.rescue(self._db)).items():
