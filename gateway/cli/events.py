@@ -1,4 +1,4 @@
-"""``gateway events``: what vendors sent."""
+"""``gateway events``: what vendors sent, and once more through today's routes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ from uuid import UUID
 
 import click
 
+from gateway.cli.choosing import operator
 from gateway.cli.jobs import json_option, print_event, print_jobs
 from gateway.cli.options import config_option, load_or_exit
-from gateway.cli.output import print_json, print_title
+from gateway.cli.output import complain, print_json, print_table, print_title
 from gateway.cli.session import ask
-from gateway.store import operators
+from gateway.errors import NotFound
+from gateway.routing import Router
+from gateway.store import events as stored
+from gateway.store import operators, steering
+from gateway.store.database import Database
+from gateway.store.records import ReroutedJob
+from gateway.webhooks.decompress import decode_received
 
 
 @click.group()
 def events() -> None:
-    """Show what vendors sent."""
+    """Show and reroute what vendors sent."""
 
 
 @events.command("show")
@@ -44,3 +51,35 @@ def show_command(
     print_event(detail, duplicates=detail.duplicates)
     print_title("jobs")
     print_jobs(detail.jobs)
+
+
+@events.command("reroute")
+@config_option
+@click.argument("event_id", metavar="ID", type=click.UUID)
+@json_option
+def reroute_command(config_path: Path, event_id: UUID, *, as_json: bool) -> None:
+    """Send a stored event through the routes of the configuration as it is now.
+
+    Each route that takes it makes a new job, whether or not one was made of it before.
+    """
+    config = load_or_exit(config_path)
+    apis = {name: vendor.api for name, vendor in config.vendors.items() if vendor.api}
+    router = Router(config.routes, apis)
+
+    async def reroute(db: Database) -> list[ReroutedJob]:
+        event = await stored.fetch(db, event_id)
+        if event is None:
+            raise NotFound(f"event {event_id}: not found")
+        wanted = router.jobs_for(event, decode_received(event.body or b"", event.headers))
+        return await steering.reroute(db, event, wanted, who=operator())
+
+    made = ask(config, reroute)
+    if as_json:
+        print_json({"event_id": event_id, "jobs": made})
+    elif made:
+        print_table(
+            ("id", "route", "vendor", "state"),
+            [(job.id, job.route, job.vendor, job.state) for job in made],
+        )
+    else:
+        complain("no route takes this event; no job was made")

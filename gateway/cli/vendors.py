@@ -8,13 +8,16 @@ from pathlib import Path
 import click
 import msgspec
 
+from gateway.cli.choosing import operator
 from gateway.cli.jobs import json_option
 from gateway.cli.options import config_option, load_or_exit
 from gateway.cli.output import print_json, print_table
+from gateway.cli.routes import tell_switched
 from gateway.cli.session import ask
 from gateway.config.model import Config, Vendor
 from gateway.config.values import rate_text
-from gateway.store import operators
+from gateway.errors import NotFound, Refused
+from gateway.store import operators, steering
 from gateway.store.records import VendorFigures
 
 LOCAL = "local"  # the lane of handlers
@@ -36,7 +39,7 @@ class VendorRow(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.group()
 def vendors() -> None:
-    """List vendors and what waits for them."""
+    """List vendors and what waits for them; pause and resume calls."""
 
 
 @vendors.command("list")
@@ -62,6 +65,39 @@ def list_command(config_path: Path, *, as_json: bool) -> None:
             for row in rows
         ],
     )  # fmt: skip
+
+
+@vendors.command("pause")
+@config_option
+@click.argument("name")
+@json_option
+def pause_command(config_path: Path, name: str, *, as_json: bool) -> None:
+    """Have no node call a vendor; its jobs wait, and calls under way end by themselves."""
+    config = _called(load_or_exit(config_path), name)
+    changed = ask(config, lambda db: steering.pause_vendor(db, name, who=operator()))
+    tell_switched("vendor", name, paused=True, changed=changed, as_json=as_json)
+
+
+@vendors.command("resume")
+@config_option
+@click.argument("name")
+@json_option
+def resume_command(config_path: Path, name: str, *, as_json: bool) -> None:
+    """Let the nodes call a vendor again."""
+    config = _called(load_or_exit(config_path), name)
+    changed = ask(config, lambda db: steering.resume_vendor(db, name, who=operator()))
+    tell_switched("vendor", name, paused=False, changed=changed, as_json=as_json)
+
+
+def _called(config: Config, name: str) -> Config:
+    vendor = config.vendors.get(name)
+    if name != LOCAL and vendor is None:
+        raise NotFound(
+            f"vendor {name}: not configured; `gateway vendors list` names those that are"
+        )
+    if vendor is not None and vendor.api is None:
+        raise Refused(f"vendor {name}: is not called, so there is nothing to pause")
+    return config
 
 
 def _rows(config: Config, counted: Mapping[str, VendorFigures]) -> list[VendorRow]:

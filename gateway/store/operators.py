@@ -171,12 +171,18 @@ def parse_moment(text: str, *, now: datetime) -> datetime:
     except (ValueError, OverflowError):
         pass
     try:
+        return parse_time(text)
+    except ValueError as error:
+        raise ValueError(f'{error}, or a duration such as "2h"') from None
+
+
+def parse_time(text: str) -> datetime:
+    """Read an ISO 8601 time (UTC where it names no zone)."""
+    try:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError(
-            'write a time such as "2026-01-31T08:30:00Z", or a duration such as "2h"'
-        ) from None
+        raise ValueError('write a time such as "2026-01-31T08:30:00Z"') from None
 
 
 def first_id(moment: datetime) -> UUID:

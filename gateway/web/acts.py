@@ -73,7 +73,7 @@ class Acts:
         """Change when a scheduled job runs."""
         read_nothing(request.query)
         job_id = read_id(request.match_info["id"])
-        wish = read_moment(await request.read(), now=datetime.now(UTC))
+        wish = read_moment(await request.read())
         moment, before = await steering.reschedule(
             self._deps.db, job_id, wish, who=self._who(request)
         )

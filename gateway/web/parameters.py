@@ -16,7 +16,7 @@ from gateway.config.values import duration_seconds
 from gateway.config.values import rate as parse_rate
 from gateway.errors import GatewayError
 from gateway.model import FINAL_STATES, JobState
-from gateway.store.operators import MAX_LIMIT, decode_cursor, parse_moment
+from gateway.store.operators import MAX_LIMIT, decode_cursor, parse_moment, parse_time
 from gateway.store.records import JobFilter, Selection
 from gateway.store.replays import check_rate
 
@@ -91,7 +91,7 @@ def read_replay(body: bytes, *, now: datetime) -> ReplayWish:
     return ReplayWish(wanted, rate, flags["new_key"], flags["dry_run"])
 
 
-def read_moment(body: bytes, *, now: datetime) -> datetime | float:
+def read_moment(body: bytes) -> datetime | float:
     """Return the time ``at``, or the seconds from now on ``in``, of which one is given."""
     texts = _texts(_object(body, ("at", "in")))
     if ("at" in texts) == ("in" in texts):
@@ -100,17 +100,10 @@ def read_moment(body: bytes, *, now: datetime) -> datetime | float:
     if "in" in texts:
         found = _read(texts, "in", duration_seconds)
     else:
-        found = _read(texts, "at", lambda text: read_time(text, now=now))
+        found = _read(texts, "at", parse_time)
     if found is None:
         raise BadParameter("at", "is empty")
     return found
-
-
-def read_time(text: str, *, now: datetime) -> datetime:
-    """Return a time; ``ValueError`` for a duration, which elsewhere means so long ago."""
-    if text[:1].isdigit() and text[-1:].isalpha() and "-" not in text:
-        raise ValueError('expected a time such as "2026-01-31T08:30:00Z"')
-    return parse_moment(text, now=now)
 
 
 def read_key(body: bytes) -> tuple[str, str]:
