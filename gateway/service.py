@@ -20,6 +20,7 @@ from gateway import __version__
 from gateway.config.loader import load
 from gateway.config.model import Api, Config, Webhook
 from gateway.errors import ConfigInvalid, DatabaseUnavailable, Fault, GatewayError
+from gateway.handlers import load_handlers
 from gateway.maintenance import (
     Backlog,
     Guardian,
@@ -58,7 +59,7 @@ from gateway.web.server import (
     drained,
     public_listener,
 )
-from gateway.worker import Worker, load_handlers
+from gateway.worker import Worker
 
 log = get_logger("gateway.service")
 

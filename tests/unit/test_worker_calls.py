@@ -11,12 +11,13 @@ from uuid import UUID
 import pytest
 
 from gateway.config.model import Api, Route
+from gateway.handlers import CallUnsuccessful, JobContext
 from gateway.model import Completed, Dead, Event, Job, Outcome, Retry
 from gateway.routing import Router
 from gateway.vendors.calls import Call, Reply
 from gateway.vendors.classify import rules_of
 from gateway.vendors.redact import redaction_for
-from gateway.worker import CallUnsuccessful, JobContext, Worker
+from gateway.worker import Worker
 
 ID = UUID("0198c0de-0000-7000-8000-000000000001")
 SAYS_NO = b'{"ok": false, "token": "t0k"}'
