@@ -41,6 +41,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     rescues: int
     correlation_id: str
     replay_of: UUID | None
+    replay_id: UUID | None  # the replay of many that made it
+    idempotency_key: UUID | None  # None: its id
     last_status: int | None
     last_error: str | None
     created_at: datetime

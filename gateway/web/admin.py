@@ -106,12 +106,12 @@ class Admin:
     async def dashboard(self, request: web.Request) -> web.Response:
         """Show the figures of stats and vendors on one page."""
         read_nothing(request.query)
-        vendors = await self._figures.vendors()
+        vendors, routes = await self._figures.vendors(), await self._figures.routes()
         try:
             stats = await self._figures.stats()
         except (DatabaseUnavailable, TooWide):
             stats = None
-        return self._dashboard.render(self._figures.service(), stats, vendors)
+        return self._dashboard.render(self._figures.service(), stats, vendors, routes)
 
     async def list_jobs(self, request: web.Request) -> web.Response:
         """Answer one page of jobs, newest first."""

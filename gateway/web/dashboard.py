@@ -11,7 +11,7 @@ from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gateway.web.figures import ServiceView, StatsView, VendorView
+from gateway.web.figures import RouteView, ServiceView, StatsView, VendorView
 
 REFRESH_SECONDS = 5
 
@@ -38,7 +38,11 @@ class Dashboard:
         self._template = environment.get_template("dashboard.html")
 
     def render(
-        self, service: ServiceView, stats: StatsView | None, vendors: Sequence[VendorView]
+        self,
+        service: ServiceView,
+        stats: StatsView | None,
+        vendors: Sequence[VendorView],
+        routes: Sequence[RouteView],
     ) -> web.Response:
         """Return the page; *stats* None: the database is away."""
         page = self._template.render(
@@ -47,6 +51,7 @@ class Dashboard:
             service=service,
             stats=stats,
             vendors=vendors,
+            routes=routes,
         )
         return web.Response(
             text=page,

@@ -478,3 +478,82 @@ def test_templates_are_shipped() -> None:
     root = Path(__file__).parents[2]
     shipped = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert "web/templates/*" in shipped["package-data"]["gateway"]
+
+
+# Replays and pauses -------------------------------------------------------------------------------
+
+
+async def test_a_replay_is_counted_asked_for_shown_and_cancelled(serve: Any, db: Database) -> None:
+    _, client = await serve()
+    for _ in range(3):
+        await add_job(db, state="dead")
+    await db.fetch_sql("UPDATE gateway.jobs SET finished_at = now()")
+    counted = {"count": 3, "complete": True}
+    response = await client.post(f"{API}/replays", json={"dry_run": True})
+    assert (response.status, await response.json()) == (200, {"dry_run": True, **counted})
+    response = await client.post(f"{API}/replays", json={"vendor": "crm", "rate": "5/s"})
+    asked = await response.json()
+    assert response.status == 202
+    assert counted.items() <= asked.items()
+    shown = await (await client.get(response.headers["Location"])).json()
+    assert (shown["state"], shown["rate"], shown["made"], shown["filter"]) == (
+        "running",
+        "5/s",
+        0,
+        {"state": "dead", "vendor": "crm"},
+    )
+    assert shown["requested_by"] == "api from 127.0.0.1"
+    listed = (await (await client.get(f"{API}/replays")).json())["replays"]
+    assert [one["id"] for one in listed] == [asked["id"]]
+    assert (await client.post(f"{API}/replays/{asked['id']}/cancel")).status == 200
+    assert (await client.post(f"{API}/replays/{asked['id']}/cancel")).status == 409
+    assert (await client.get(f"{API}/replays/{uuid4()}")).status == 404
+    groups = (await (await client.get(f"{API}/dead?vendor=crm")).json())["groups"]
+    assert [group["jobs"] for group in groups] == [3]
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ("[]", "body"),
+        ("{", "body"),
+        ('{"stat": "dead"}', "stat"),
+        ('{"state": "running"}', "state"),
+        ('{"rate": "fast"}', "rate"),
+        ('{"rate": "5000/s"}', "rate"),
+        ('{"rate": 5}', "rate"),
+        ('{"dry_run": "yes"}', "dry_run"),
+        ('{"since": "soon"}', "since"),
+        ('{"event_id": "7"}', "event_id"),
+    ],
+)
+async def test_a_wish_that_cannot_be_read_is_refused_by_name(
+    serve: Any, db: Database, body: str, named: str
+) -> None:
+    _, client = await serve()
+    said = await error_of(await client.post(f"{API}/replays", data=body), 400)
+    assert said.startswith(f"bad_parameter: {named}: ")
+    assert await db.fetch_sql("SELECT 1 FROM gateway.replays") == []
+
+
+async def test_what_cannot_be_paused_is_said(serve: Any) -> None:
+    _, client = await serve()
+    assert (await client.post(f"{API}/vendors/crm/pause")).status == 200
+    assert "is not called" in await error_of(await client.post(f"{API}/vendors/shop/pause"), 409)
+    assert "not found" in await error_of(await client.post(f"{API}/vendors/no/pause"), 404)
+    assert "not found" in await error_of(await client.post(f"{API}/routes/no/pause"), 404)
+    vendors = (await (await client.get(f"{API}/vendors")).json())["vendors"]
+    assert [vendor["paused"] for vendor in vendors if vendor["name"] == "crm"] == [True]
+
+
+async def test_a_scheduled_job_is_moved(serve: Any, db: Database) -> None:
+    _, client = await serve()
+    path = f"{API}/jobs/{await add_job(db, state='scheduled')}/reschedule"
+    response = await client.post(path, json={"at": "2090-01-31T08:30:00Z"})
+    assert (await response.json())["run_at"] == "2090-01-31T08:30:00Z"
+    assert (await client.post(path, json={"in": "10m"})).status == 200
+    for body in ({}, {"at": "2h"}, {"in": "soon"}, {"at": "2090-01-01", "in": "1h"}):
+        assert (await client.post(path, json=body)).status == 400
+    waiting = await add_job(db)
+    response = await client.post(f"{API}/jobs/{waiting}/reschedule", json={"in": "1h"})
+    assert "only a scheduled job" in await error_of(response, 409)

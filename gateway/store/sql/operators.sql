@@ -4,7 +4,8 @@
 -- Statements are planned with the values of their parameters (plan_cache_mode), so what is null
 -- vanishes from the plan, and what a partial index asks for is there when its state is wanted.
 SELECT id, event_id, route, vendor, kind, state::text AS state, priority, ordering_key, run_at,
-       attempt, max_attempts, node, claim_no, rescues, correlation_id, replay_of, last_status,
+       attempt, max_attempts, node, claim_no, rescues, correlation_id, replay_of, replay_id,
+       idempotency_key, last_status,
        last_error, created_at, started_at, finished_at
 FROM gateway.jobs
 WHERE id >= $6 AND id < $7
@@ -56,7 +57,8 @@ SELECT oldest_held AS floor FROM gateway.nodes ORDER BY oldest_held LIMIT 1
 
 -- name: job
 SELECT id, event_id, route, vendor, kind, state::text AS state, priority, ordering_key, run_at,
-       attempt, max_attempts, node, claim_no, rescues, correlation_id, replay_of, last_status,
+       attempt, max_attempts, node, claim_no, rescues, correlation_id, replay_of, replay_id,
+       idempotency_key, last_status,
        last_error, created_at, started_at, finished_at, payload::text AS payload
 FROM gateway.jobs WHERE id = $1
 
