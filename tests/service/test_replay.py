@@ -265,6 +265,35 @@ async def test_a_paused_routes_jobs_wait_while_its_lane_goes_on(
             assert not gateway.faults()
 
 
+async def test_pauses_take_jobs_out_of_memory_and_lose_none(
+    database_url: str, records: Records, tmp_path: Path
+) -> None:
+    async with Counting(hang) as crm:
+        config = configure(
+            tmp_path,
+            database_url,
+            vendors=api("crm", crm.url, "concurrency = 1") + route("order", CALL),
+        )
+        async with Gateway(config) as gateway, Sender(lambda: gateway.public) as sender:
+            for _ in range(6):
+                assert (await sender.send("order")).status == 202
+            await crm.called(1)
+            assert await records.states() == {"running": 6}
+            await post(f"{gateway.admin}/api/v1/vendors/crm/pause")
+            await records.until_states({"running": 1, "available": 5})
+            await command(config, "vendors", "resume", "crm")
+            await records.until_states({"running": 6})
+            await post(f"{gateway.admin}/api/v1/routes/order/pause")
+            await records.until_states({"running": 1, "scheduled": 5})
+            await gateway.kill()  # its call under way is rescued, and then waits as the others do
+            await gateway.start()
+            await records.until_states({"scheduled": 6})
+            crm.answer = ok
+            await command(config, "routes", "resume", "order")
+            await records.until_states({"completed": 6})
+            assert not gateway.faults()
+
+
 async def test_a_stored_event_goes_through_todays_routes(
     database_url: str, records: Records, tmp_path: Path
 ) -> None:
