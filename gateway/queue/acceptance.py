@@ -147,6 +147,8 @@ class AcceptanceDesk:
     def _note_backlog(self, leaders: list[Acceptance], *, node_lives: bool) -> None:
         for item in leaders:
             for new in item.jobs:
+                if new.route in self._ready.paused_routes:
+                    continue  # set aside at the next look; others may well overtake it
                 if new.state == "available" or (new.state == "running" and not node_lives):
                     lane = self._ready.lanes.get(new.vendor)
                     if lane is not None:
