@@ -17,7 +17,8 @@ from gateway.telemetry.metrics import Metrics
 
 log = get_logger("gateway.settlement")
 
-LINGER_SECONDS = 0.01
+# Nobody waits for a settlement but the next job of an ordering key.
+LINGER_SECONDS = 0.02
 
 
 class SettlementDesk:
@@ -36,7 +37,7 @@ class SettlementDesk:
 
     def record(self, item: Settled) -> None:
         """Settle an attempt; its slot is free for the next at once."""
-        self._batches.submit(item)
+        self._batches.submit(item, urgent=item.job.ordering_key is not None)
 
     async def _flush(self, batch: list[Settled]) -> list[None]:
         await self._settle(self._without_outdated(batch))

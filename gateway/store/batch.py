@@ -59,12 +59,15 @@ class GroupCommit(Generic[Item, Result]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def submit(self, item: Item) -> asyncio.Future[Result]:
-        """Queue *item*; the future resolves when its batch is committed, or raises its error."""
+    def submit(self, item: Item, *, urgent: bool = False) -> asyncio.Future[Result]:
+        """Queue *item*; the future resolves when its batch is committed, or raises its error.
+
+        An *urgent* item ends the linger.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future, loop.time()))
-        if len(self._waiting) >= self._wake_at:
+        if urgent or len(self._waiting) >= self._wake_at:
             self._wake.set()
         # One timer for all who wait, not one for each: this is the hottest path there is.
         if self._timer is None and self._patience_seconds is not None:
