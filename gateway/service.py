@@ -180,7 +180,9 @@ class Service:
         clients: dict[str, VendorClient] = {}
         for name, api in apis.items():
             clients[name] = VendorClient(
-                api, user_agent=f"integration-gateway/{__version__}", limiter=limiters[name]
+                api,
+                user_agent=f"integration-gateway/{__version__}",
+                limiter=limiters[name] if api.rate else None,
             )
             await clients[name].start()
             stack.push_async_callback(clients[name].close)

@@ -71,7 +71,7 @@ def _settle_memory(_: Service) -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(50_000, 20, 50)
 
 
 def _on_signal(service: Service, number: signal.Signals) -> None:
