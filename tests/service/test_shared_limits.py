@@ -24,14 +24,20 @@ from harness import (
 )
 
 RATE = 20
-# A window as the stub sees it is a little shorter than a second: it shares two cores with three
-# gateways and a database, and takes the time of a call when it comes to it.
-WINDOW_SECONDS = 0.95
+# How late the stub may be in taking the time of a call: it shares two cores with three gateways and
+# a database, so a span that it sees is off by that much, however long the span is. The exact law is
+# proved in virtual time (tests/unit); here the long spans are the sharp ones: a limit that was
+# exceeded by a tenth for four seconds would show.
+STUB_LATE_SECONDS = 0.3
+SPANS = range(1, 6)
 
 
 def assert_law(arrivals: Sequence[float]) -> None:
-    for first, last in zip(arrivals, arrivals[RATE:], strict=False):
-        assert last - first > WINDOW_SECONDS, f"{RATE + 1} calls within {last - first:.3f} s"
+    for seconds in SPANS:
+        for first, last in zip(arrivals, arrivals[seconds * RATE :], strict=False):
+            assert last - first > seconds - STUB_LATE_SECONDS, (
+                f"{seconds * RATE + 1} calls within {last - first:.3f} s"
+            )
 
 
 def used(arrivals: Sequence[float], since: float, until: float) -> float:
