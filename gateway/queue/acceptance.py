@@ -20,6 +20,9 @@ from gateway.telemetry.metrics import Metrics
 
 log = get_logger("gateway.acceptance")
 
+# While one batch is on the disk, the next is decoded, verified and sent off.
+FLIGHTS = 2
+
 
 class Receipt(msgspec.Struct, gc=False):
     """What the sender is told: the event's id, how many jobs it became, whether it came before."""
@@ -53,6 +56,7 @@ class AcceptanceDesk:
             weigh=_body_bytes,
             patience_seconds=patience_seconds,
             impatience=lambda: DatabaseUnavailable(f"not committed within {patience_seconds:g} s"),
+            flights=FLIGHTS,
         )
         self.run = self._batches.run
         self.finish = self._batches.finish
@@ -68,7 +72,8 @@ class AcceptanceDesk:
         if len(self._batches) >= self._max_waiting:
             raise DatabaseUnavailable(f"{self._max_waiting} webhooks wait to be committed already")
         # After an impatient answer it may still be committed; the next try finds a duplicate.
-        return await self._batches.submit(item)
+        in_order = any(job.ordering_key is not None for job in item.jobs)
+        return await self._batches.submit(item, in_order=in_order)
 
     async def _flush(self, batch: list[Acceptance]) -> Sequence[Receipt | Exception]:
         leaders, followers = _split(batch)

@@ -8,23 +8,40 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain
 from typing import Generic, TypeVar
+
+import msgspec
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# An item, who waits for it, and since when (loop time).
-_Entry = tuple[Item, "asyncio.Future[Result]", float]
+# A further flight costs a statement of its own: not for fewer rows than this, and not for fewer
+# than half of what flies already, whose end is near.
+_WORTH_A_FLIGHT = 8
+
+
+class _Entry(msgspec.Struct, Generic[Item, Result], gc=False):
+    """An item, who waits for it, since when (loop time), and whether it must not be overtaken."""
+
+    item: Item
+    future: asyncio.Future[Result]
+    since: float
+    in_order: bool
 
 
 class GroupCommit(Generic[Item, Result]):
-    """Collects items and flushes them in batches, one batch at a time and in order of arrival.
+    """Collects items and flushes them in batches, in order of arrival.
 
     *flush* is given a list of items and returns, in order, a result for each or the exception that
     its submitter shall see; what it raises, all of them see. *weigh* gives an
     item's size in bytes, so that a batch stays bounded in memory as well as in rows. With a
     *patience*, a submitter waits no longer than about that many seconds: its future then raises
     what *impatience* returns, and the item is dropped unless its flush has begun.
+
+    Up to *flights* batches are flushed at a time, so that one is collected and answered while the
+    other is on the disk. Of two in flight either may be committed first, but never of two that
+    both have items which were submitted *in order*.
 
     With a *linger*, flushes begin at least that many seconds apart unless a quarter of a full batch
     waits: for what nobody waits for, fewer and larger batches cost less. The first item after a
@@ -41,6 +58,7 @@ class GroupCommit(Generic[Item, Result]):
         patience_seconds: float | None = None,
         impatience: Callable[[], Exception] = TimeoutError,
         linger_seconds: float = 0.0,
+        flights: int = 1,
     ) -> None:
         self._flush = flush
         self._max_rows = max_rows
@@ -49,24 +67,28 @@ class GroupCommit(Generic[Item, Result]):
         self._patience_seconds = patience_seconds
         self._impatience = impatience
         self._linger_seconds = linger_seconds
+        self._flights = flights
         self._waiting: list[_Entry[Item, Result]] = []
-        self._flushing: list[_Entry[Item, Result]] = []
+        self._flying: list[list[_Entry[Item, Result]]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
-        self._wake_at = 1  # how many must wait for the flusher to be woken
+        self._wake_at = 1  # how many must wait for another batch to take off
         self._closed = False
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def submit(self, item: Item, *, urgent: bool = False) -> asyncio.Future[Result]:
+    def submit(
+        self, item: Item, *, urgent: bool = False, in_order: bool = False
+    ) -> asyncio.Future[Result]:
         """Queue *item*; the future resolves when its batch is committed, or raises its error.
 
-        An *urgent* item ends the linger.
+        An *urgent* item ends the linger. One that is *in order* is committed after all such items
+        that were submitted before it.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        self._waiting.append((item, future, loop.time()))
+        self._waiting.append(_Entry(item, future, loop.time(), in_order))
         if urgent or len(self._waiting) >= self._wake_at:
             self._wake.set()
         # One timer for all who wait, not one for each: this is the hottest path there is.
@@ -76,24 +98,35 @@ class GroupCommit(Generic[Item, Result]):
 
     async def run(self) -> None:
         """Flush batches until :meth:`finish` is called and nothing waits any more."""
-        while True:
-            if not self._waiting:
-                if self._closed:
-                    return
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            began = asyncio.get_running_loop().time()
-            self._flushing = self._next_batch()
-            await self._flush_one(self._flushing)
-            self._flushing = []
-            if self._linger_seconds:
-                await self._linger(began + self._linger_seconds)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._flights):
+                group.create_task(self._fly())
 
     def finish(self) -> None:
         """Let :meth:`run` return once everything submitted has been flushed."""
         self._closed = True
         self._wake.set()
+
+    async def _fly(self) -> None:
+        """Flush one batch after the other; there are as many of these as flights."""
+        while True:
+            batch = self._next_batch()
+            if not batch:
+                if self._closed and not self._waiting:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            began = asyncio.get_running_loop().time()
+            self._flying.append(batch)
+            self._note_flights()
+            try:
+                await self._flush_one(batch)
+            finally:
+                self._flying.remove(batch)
+                self._note_flights()
+            if self._linger_seconds:
+                await self._linger(began + self._linger_seconds)
 
     async def _linger(self, until: float) -> None:
         """Sleep until then, or until enough waits, or nothing more will come."""
@@ -105,34 +138,48 @@ class GroupCommit(Generic[Item, Result]):
             timer = loop.call_later(rest, self._wake.set)
             await self._wake.wait()
             timer.cancel()
-        self._wake_at = 1
+        self._note_flights()
+
+    def _note_flights(self) -> None:
+        """Say how many must wait for another batch; wake whoever could take them already."""
+        rows = sum(map(len, self._flying))
+        self._wake_at = max(_WORTH_A_FLIGHT, rows // 2) if rows else 1
+        if self._closed or len(self._waiting) >= self._wake_at:
+            self._wake.set()
 
     def _next_batch(self) -> list[_Entry[Item, Result]]:
-        end = min(len(self._waiting), self._max_rows)
+        """Take what may take off now; nothing when it is better to wait for more."""
+        waiting = self._waiting
+        if len(waiting) < self._wake_at and not self._closed:
+            return []
+        end = min(len(waiting), self._max_rows)
         if self._weigh is not None:
             size = 0
             for position in range(end):
-                size += self._weigh(self._waiting[position][0])
+                size += self._weigh(waiting[position].item)
                 if size > self._max_bytes and position:
                     end = position
                     break
-        batch = self._waiting[:end]
-        del self._waiting[:end]
+        if self._flying and any(entry.in_order for batch in self._flying for entry in batch):
+            end = next((at for at in range(end) if waiting[at].in_order), end)
+        batch = waiting[:end]
+        del waiting[:end]
         return batch
 
     async def _flush_one(self, batch: list[_Entry[Item, Result]]) -> None:
         try:
-            results = await self._flush([item for item, _, _ in batch])
+            results = await self._flush([entry.item for entry in batch])
         except asyncio.CancelledError:
-            for _, future, _ in batch + self._waiting:
-                future.cancel()
+            for entry in batch + self._waiting:
+                entry.future.cancel()
             raise
         except Exception as error:  # noqa: BLE001  # handed to whoever waits for the item
-            for _, future, _ in batch:
-                if not future.done():
-                    future.set_exception(error)
+            for entry in batch:
+                if not entry.future.done():
+                    entry.future.set_exception(error)
             return
-        for (_, future, _), result in zip(batch, results, strict=True):
+        for entry, result in zip(batch, results, strict=True):
+            future = entry.future
             if future.done():
                 continue
             if isinstance(result, Exception):
@@ -145,11 +192,11 @@ class GroupCommit(Generic[Item, Result]):
         assert self._patience_seconds is not None  # noqa: S101  # the timer is set only with it
         loop = asyncio.get_running_loop()
         too_old = loop.time() - self._patience_seconds
-        for _, future, since in self._flushing + self._waiting:
-            if since < too_old and not future.done():
-                future.set_exception(self._impatience())
+        for entry in chain(*self._flying, self._waiting):
+            if entry.since < too_old and not entry.future.done():
+                entry.future.set_exception(self._impatience())
         # Still in the order of arrival; what was told so must not be committed after all.
-        self._waiting = [entry for entry in self._waiting if not entry[1].done()]
+        self._waiting = [entry for entry in self._waiting if not entry.future.done()]
         self._timer = None
-        if self._flushing or self._waiting:
+        if self._flying or self._waiting:
             self._timer = loop.call_later(self._patience_seconds / 4, self._expire)

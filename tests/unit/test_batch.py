@@ -197,5 +197,141 @@ async def test_results_must_match_their_items() -> None:
     commit: GroupCommit[Any, Any] = GroupCommit(flush)
     commit.submit("a")
     commit.finish()
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="zip")):
         await commit.run()
+
+
+# Several flights ---------------------------------------------------------------------------------
+
+
+class Runway:
+    """A flush whose batches the test lets through one by one, in any order."""
+
+    def __init__(self) -> None:
+        self.flying: dict[Any, asyncio.Event] = {}  # by the batch's first item
+        self.batches: list[list[Any]] = []
+        self.most = 0
+
+    async def flush(self, batch: list[Any]) -> list[Any]:
+        self.batches.append(batch)
+        gate = self.flying[batch[0]] = asyncio.Event()
+        self.most = max(self.most, len(self.flying))
+        await gate.wait()
+        del self.flying[batch[0]]
+        return batch
+
+    def land(self, first: Any) -> None:
+        self.flying[first].set()
+
+
+async def settle_down() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_a_second_flight_takes_off_when_it_is_worth_it_and_may_land_first() -> None:
+    runway = Runway()
+    commit: GroupCommit[int, int] = GroupCommit(runway.flush, flights=2)
+    async with running(commit):
+        first = [commit.submit(number) for number in range(40)]
+        await settle_down()
+        later = [commit.submit(number) for number in range(100, 119)]
+        await settle_down()
+        assert list(runway.flying) == [0], "19 are less than half of the 40 that fly"
+        later.append(commit.submit(119))
+        await settle_down()
+        assert list(runway.flying) == [0, 100]
+        third = [commit.submit(number) for number in range(200, 300)]
+        await settle_down()
+        assert list(runway.flying) == [0, 100], "two at a time, whoever waits"
+        runway.land(100)
+        assert await asyncio.gather(*later) == list(range(100, 120))
+        assert not any(future.done() for future in first)
+        await settle_down()
+        assert list(runway.flying) == [0, 200]
+        runway.land(0)
+        runway.land(200)
+        assert len(await asyncio.gather(*first, *third)) == 140
+    assert runway.most == 2
+
+
+async def test_a_lone_flight_that_ends_takes_what_waits_however_few() -> None:
+    runway = Runway()
+    commit: GroupCommit[int, int] = GroupCommit(runway.flush, flights=2)
+    async with running(commit):
+        first = [commit.submit(number) for number in range(40)]
+        await settle_down()
+        last = commit.submit(100)
+        await settle_down()
+        assert list(runway.flying) == [0]
+        runway.land(0)
+        await asyncio.gather(*first)
+        await settle_down()
+        runway.land(100)
+        assert await last == 100
+
+
+async def test_of_two_flights_only_one_has_items_that_must_stay_in_order() -> None:
+    runway = Runway()
+    commit: GroupCommit[int, int] = GroupCommit(runway.flush, flights=2)
+    async with running(commit):
+        first = [commit.submit(number, in_order=number == 7) for number in range(10)]
+        await settle_down()
+        second = [commit.submit(number, in_order=number == 120) for number in range(100, 130)]
+        await settle_down()
+        assert runway.batches[1] == list(range(100, 120)), "as far as the next one in order"
+        runway.land(100)
+        await settle_down()
+        assert list(runway.flying) == [0], "120 must not overtake 7"
+        runway.land(0)
+        await asyncio.gather(*first)
+        await settle_down()
+        assert runway.batches[2] == list(range(120, 130))
+        runway.land(120)
+        await asyncio.gather(*second)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    arrivals=st.lists(
+        st.tuples(st.booleans(), st.sampled_from([0] * 9 + [1, 2])), min_size=20, max_size=120
+    ),
+    flights=st.integers(min_value=1, max_value=3),
+    max_rows=st.integers(min_value=1, max_value=20),
+    lands_last=st.booleans(),
+)
+def test_everything_is_flushed_once_and_in_order_where_it_must_be(
+    arrivals: list[tuple[bool, int]], flights: int, max_rows: int, *, lands_last: bool
+) -> None:
+    """Each arrival: whether it is in order, and how many flights the test then lets land."""
+
+    async def run() -> None:
+        runway = Runway()
+        landed: list[int] = []
+        commit: GroupCommit[int, int] = GroupCommit(
+            runway.flush, flights=flights, max_rows=max_rows
+        )
+
+        async def land_one() -> None:
+            await settle_down()
+            if runway.flying:
+                first = list(runway.flying)[-1 if lands_last else 0]
+                landed.extend(next(b for b in runway.batches if b[0] == first))
+                runway.land(first)
+                await settle_down()
+
+        async with running(commit):
+            waiting = []
+            for number, (in_order, lands) in enumerate(arrivals):
+                waiting.append(commit.submit(number, in_order=in_order))
+                for _ in range(lands):
+                    await land_one()
+            commit.finish()
+            while not all(future.done() for future in waiting):
+                await land_one()
+        assert sorted(landed) == list(range(len(arrivals)))
+        assert runway.most <= flights
+        ordered = [number for number in landed if arrivals[number][0]]
+        assert ordered == sorted(ordered)
+
+    asyncio.run(run())
