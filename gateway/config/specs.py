@@ -107,7 +107,12 @@ DATABASE = Section(
             field="retention_seconds",
             doc="how long finished history is kept; dropped by partition",
         ),
-        Key(name="pool", kind=Number(1, 1000), default=8, doc="connections of this process"),
+        Key(
+            name="pool",
+            kind=Number(1, 1000),
+            default=8,
+            doc="connections of this process, besides two through which webhooks are written",
+        ),
     ),
 )
 

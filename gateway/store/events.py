@@ -65,7 +65,7 @@ async def accept(db: Database, batch: Sequence[Acceptance], *, node: str) -> Acc
             handed_off.append(job.state == "running")
             ordering_keys.append(job.ordering_key)
     events = [item.event for item in batch]
-    rows = await db.fetch(
+    rows = await db.insert(
         "events.accept",
         *_columns(vendors, 2),
         [e.id for e in events],

@@ -148,3 +148,5 @@ class Within:
 
     async def fetch(self, name: str, *args: Any) -> Any:
         return await self._connection.fetch(query(name), *args)
+
+    insert = fetch

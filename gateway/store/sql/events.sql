@@ -4,22 +4,23 @@
 -- A key that is taken keeps its event until it expires. The update is what makes this exact: it
 -- waits for a concurrent transaction that holds the same key, and then sees what that committed.
 -- The caller sends each key once, in key order, so that two nodes cannot deadlock.
+-- It only inserts, by a plan that does not depend on what the tables hold: see Database.insert.
 -- A job is handed off (inserted as running, held by this node) only while the node is known to
 -- live: the key-share lock makes a rescuer's DELETE wait for us, and us see it. One row of nulls
 -- says that we are taken for dead and that the jobs went to the backlog instead.
 -- What the items of a batch share is sent once: $1-$2 the vendors, $13-$19 the kinds of jobs, to
--- which the events ($3-$12) and the jobs ($20-$24) refer by position.
+-- which the events ($3-$12) and the jobs ($20-$24) refer by position. Positions are looked up by
+-- subscript and not joined: of a join the planner expects one row, and then chooses nested loops
+-- for everything that is built on it, whose cost grows with the square of the batch.
 WITH me AS (
     SELECT node FROM gateway.nodes WHERE node = $25 FOR KEY SHARE
 ), incoming AS MATERIALIZED (
-    SELECT e.*, v.vendor, v.dedupe_window_seconds
+    SELECT e.*, ($1::text[])[e.vendor_no] AS vendor,
+           ($2::float8[])[e.vendor_no] AS dedupe_window_seconds
     FROM unnest($3::uuid[], $4::int[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-                $10::text[], $11::bytea[], $12::float8[]) WITH ORDINALITY
-            AS e (id, vendor_no, event_type, dedupe_key, correlation_id, traceparent, headers,
-                  query, body, received_at, no)
-        JOIN unnest($1::text[], $2::float8[]) WITH ORDINALITY
-            AS v (vendor, dedupe_window_seconds, no) ON v.no = e.vendor_no
-    ORDER BY e.no
+                $10::text[], $11::bytea[], $12::float8[])
+        AS e (id, vendor_no, event_type, dedupe_key, correlation_id, traceparent, headers, query,
+              body, received_at)
 ), keyed AS (
     INSERT INTO gateway.dedupe_keys AS d (vendor, key, event_id, expires_at)
     SELECT vendor, dedupe_key, id, now() + make_interval(secs => least(dedupe_window_seconds, 3e9))
@@ -30,10 +31,11 @@ WITH me AS (
         duplicates = CASE WHEN d.expires_at <= now() THEN 0 ELSE d.duplicates + 1 END,
         expires_at = CASE WHEN d.expires_at <= now() THEN excluded.expires_at ELSE d.expires_at END
     RETURNING d.vendor, d.key, d.event_id
+), taken AS MATERIALIZED (
+    SELECT * FROM keyed WHERE event_id <> ALL ($3)
 ), duplicate AS MATERIALIZED (
-    SELECT i.id, k.event_id AS original_id
-    FROM keyed k JOIN incoming i ON i.vendor = k.vendor AND i.dedupe_key = k.key
-    WHERE k.event_id <> i.id
+    SELECT i.id, t.event_id AS original_id
+    FROM taken t JOIN incoming i ON i.vendor = t.vendor AND i.dedupe_key = t.key
 ), stored AS (
     INSERT INTO gateway.events (id, vendor, event_type, dedupe_key, correlation_id, traceparent,
                                 headers, query, body, received_at)
@@ -44,26 +46,24 @@ WITH me AS (
 ), queued AS (
     INSERT INTO gateway.jobs (id, event_id, route, vendor, kind, state, priority, ordering_key,
                               holds_key, run_at, max_attempts, node, claim_no, correlation_id)
-    SELECT j.id, i.id, k.route, k.vendor, k.kind,
+    SELECT j.id, j.event_id, j.route, ($14::text[])[j.kind_no], ($15::text[])[j.kind_no],
            CASE WHEN j.handed_off AND me.node IS NOT NULL THEN 'running'
-                WHEN k.delay_seconds > 0 THEN 'scheduled'
+                WHEN j.delay_seconds > 0 THEN 'scheduled'
                 ELSE 'available' END::gateway.job_state,
-           k.priority, j.ordering_key, k.holds_key,
-           now() + make_interval(secs => least(k.delay_seconds, 3e9)), k.max_attempts,
+           ($16::int[])[j.kind_no], j.ordering_key, ($19::boolean[])[j.kind_no],
+           now() + make_interval(secs => least(j.delay_seconds, 3e9)), ($18::int[])[j.kind_no],
            CASE WHEN j.handed_off THEN me.node END,
            (j.handed_off AND me.node IS NOT NULL)::int,
-           coalesce(i.correlation_id, i.id::text)
-    FROM unnest($20::uuid[], $21::int[], $22::int[], $23::boolean[], $24::text[])
+           coalesce(($7::text[])[j.event_no], j.event_id::text)
+    FROM (
+        SELECT j.*, ($3::uuid[])[j.event_no] AS event_id, ($13::text[])[j.kind_no] AS route,
+               ($17::float8[])[j.kind_no] AS delay_seconds
+        FROM unnest($20::uuid[], $21::int[], $22::int[], $23::boolean[], $24::text[])
             AS j (id, event_no, kind_no, handed_off, ordering_key)
-        JOIN incoming i ON i.no = j.event_no
-        JOIN unnest($13::text[], $14::text[], $15::text[], $16::int[], $17::float8[], $18::int[],
-                    $19::boolean[]) WITH ORDINALITY
-            AS k (route, vendor, kind, priority, delay_seconds, max_attempts, holds_key, no)
-            ON k.no = j.kind_no
-        LEFT JOIN me ON true
-    WHERE i.id NOT IN (SELECT id FROM duplicate)
+    ) j LEFT JOIN me ON true
+    WHERE j.event_id NOT IN (SELECT id FROM duplicate)
     -- Each job with a key locks its line: in one order, so that two nodes cannot deadlock.
-    ORDER BY k.route, j.ordering_key, j.id
+    ORDER BY j.route, j.ordering_key, j.id
     RETURNING id, state
 )
 SELECT id, original_id FROM duplicate
