@@ -389,15 +389,14 @@ def _traceparent(headers: Mapping[str, str]) -> str | None:
 
 def _kept_headers(headers: Mapping[str, str], masked: frozenset[str]) -> dict[str, str]:
     """Return the headers with names in lower case, repeated ones joined, secrets masked."""
-    kept: dict[str, str] = {}
-    for name, value in headers.items():
-        name = name.lower()
-        if name in masked:
-            kept[name] = "***"
-        elif name in kept:
-            kept[name] += ", " + value
-        else:
-            kept[name] = value
+    kept = {name.lower(): value for name, value in headers.items()}
+    if len(kept) < len(headers):
+        kept = {}
+        for name, value in headers.items():
+            name = name.lower()
+            kept[name] = f"{kept[name]}, {value}" if name in kept else value
+    for name in masked.intersection(kept):
+        kept[name] = "***"
     try:
         plain = b"\\u0000" not in _encode(kept)
     except UnicodeEncodeError:  # bytes that are no UTF-8 arrive as lone surrogates
