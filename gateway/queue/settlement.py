@@ -37,7 +37,7 @@ class SettlementDesk:
 
     def record(self, item: Settled) -> None:
         """Settle an attempt; its slot is free for the next at once."""
-        self._batches.submit(item, urgent=item.job.ordering_key is not None)
+        self._batches.post(item, urgent=item.job.ordering_key is not None)
 
     async def _flush(self, batch: list[Settled]) -> list[None]:
         await self._settle(self._without_outdated(batch))

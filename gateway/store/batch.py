@@ -25,7 +25,7 @@ class _Entry(msgspec.Struct, Generic[Item, Result], gc=False):
     """An item, who waits for it, since when (loop time), and whether it must not be overtaken."""
 
     item: Item
-    future: asyncio.Future[Result]
+    future: asyncio.Future[Result] | None  # None: nobody waits for the result
     since: float
     in_order: bool
 
@@ -95,6 +95,12 @@ class GroupCommit(Generic[Item, Result]):
         if self._timer is None and self._patience_seconds is not None:
             self._timer = loop.call_later(self._patience_seconds / 4, self._expire)
         return future
+
+    def post(self, item: Item, *, urgent: bool = False) -> None:
+        """Queue *item* as :meth:`submit` does, for a submitter who does not wait."""
+        self._waiting.append(_Entry(item, None, 0.0, False))
+        if urgent or len(self._waiting) >= self._wake_at:
+            self._wake.set()
 
     async def run(self) -> None:
         """Flush batches until :meth:`finish` is called and nothing waits any more."""
@@ -171,16 +177,17 @@ class GroupCommit(Generic[Item, Result]):
             results = await self._flush([entry.item for entry in batch])
         except asyncio.CancelledError:
             for entry in batch + self._waiting:
-                entry.future.cancel()
+                if entry.future is not None:
+                    entry.future.cancel()
             raise
         except Exception as error:  # noqa: BLE001  # handed to whoever waits for the item
             for entry in batch:
-                if not entry.future.done():
+                if entry.future is not None and not entry.future.done():
                     entry.future.set_exception(error)
             return
         for entry, result in zip(batch, results, strict=True):
             future = entry.future
-            if future.done():
+            if future is None or future.done():
                 continue
             if isinstance(result, Exception):
                 future.set_exception(result)
@@ -193,10 +200,13 @@ class GroupCommit(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         too_old = loop.time() - self._patience_seconds
         for entry in chain(*self._flying, self._waiting):
-            if entry.since < too_old and not entry.future.done():
-                entry.future.set_exception(self._impatience())
+            future = entry.future
+            if future is not None and entry.since < too_old and not future.done():
+                future.set_exception(self._impatience())
         # Still in the order of arrival; what was told so must not be committed after all.
-        self._waiting = [entry for entry in self._waiting if not entry.future.done()]
+        self._waiting = [
+            entry for entry in self._waiting if entry.future is None or not entry.future.done()
+        ]
         self._timer = None
         if self._flying or self._waiting:
             self._timer = loop.call_later(self._patience_seconds / 4, self._expire)

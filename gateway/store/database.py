@@ -70,6 +70,7 @@ class Database:
         self._inserting = inserting
         self._pool: Any = None
         self._insert_pool: Any = None
+        self._kept: list[Any] = []  # of the insert pool, between two statements
         self._health = _Health()
 
     @property
@@ -129,6 +130,8 @@ class Database:
         pools = [pool for pool in (self._insert_pool, self._pool) if pool is not None]
         try:
             async with asyncio.timeout(5.0):
+                while self._kept:
+                    await self._insert_pool.release(self._kept.pop())
                 await asyncio.gather(*[pool.close() for pool in pools])
         except (TimeoutError, *_TRANSIENT):
             for pool in pools:
@@ -144,7 +147,25 @@ class Database:
         It is planned once, without a look at its arguments or at the tables, so it must not depend
         on them: neither scan a table that grows nor join what the arguments hold.
         """
-        return await self._fetch(self._insert_pool, query(name), args)
+        with _Translated(self._health):
+            connection = await self._inserting_connection()
+            try:
+                rows: list[Any] = await connection.fetch(query(name), *args)
+            except BaseException:
+                await self._insert_pool.release(connection)
+                raise
+            # Kept and not released: that would cost as much as three more webhooks.
+            self._kept.append(connection)
+        self._health.set(True)
+        return rows
+
+    async def _inserting_connection(self) -> Any:
+        while self._kept:
+            connection = self._kept.pop()
+            if not connection.is_closed():
+                return connection
+            await self._insert_pool.release(connection)
+        return await self._insert_pool.acquire(timeout=10.0)
 
     async def fetch_sql(self, sql: str, *args: Any) -> list[Any]:
         """Run *sql*, built by our own code, and return its rows."""
