@@ -32,6 +32,7 @@ from gateway.expressions import (
     to_json,
 )
 from gateway.model import Event, NewJob
+from gateway.texts import storable
 from gateway.webhooks.extract import UNDECODED
 
 LOCAL: Final = "local"  # the lane of handlers that call nobody
@@ -313,7 +314,7 @@ def _context(event: Event, decoded: object, names: frozenset[str]) -> dict[str, 
 
 def _storable_key(key: str) -> str:
     """Return *key* as PostgreSQL can hold it; a long one is told from others by its hash."""
-    key = key.encode("utf-8", "replace").decode().replace("\0", "�")
+    key = storable(key)
     if len(key) <= _MAX_KEY_CHARS:
         return key
     digest = sha256(key.encode()).hexdigest()

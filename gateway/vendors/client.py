@@ -24,6 +24,7 @@ from yarl import URL
 
 from gateway.config.tls import tls_context
 from gateway.errors import ConfigInvalid, Fault
+from gateway.traces import continued
 from gateway.vendors import redirects
 from gateway.vendors.auth import authorization_for, basic
 from gateway.vendors.calls import Call, CallFailed, Reply
@@ -55,9 +56,6 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # Of trace ids, which are no secrets: two system calls less for each call.
 _random = Random()  # noqa: S311
-_TRACEPARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?"
-)
 
 
 class VendorClient:
@@ -226,7 +224,7 @@ class VendorClient:
     def _headers_of(self, call: Call) -> dict[str, str]:
         """Return what this call adds to the session's headers; a route's own win over ours."""
         headers: Any = CIMultiDict(self._own_headers) if self._selective else {}
-        headers["traceparent"] = _continued(call.traceparent)
+        headers["traceparent"] = continued(call.traceparent, random=_random)
         if call.correlation_id:
             headers["X-Correlation-ID"] = call.correlation_id
         if call.idempotency_key and self.api.idempotency_header:
@@ -350,14 +348,6 @@ def _failure(error: Exception, timeout: aiohttp.ClientTimeout, origin: str) -> C
             return CallFailed("connect", f"{origin}: {_text(error)}")
         case _:  # ValueError: aiohttp refuses to write this request
             return CallFailed("request", f"{origin}: the method or a header cannot be sent")
-
-
-def _continued(traceparent: str | None) -> str:
-    """Return the same trace with a span of our own; a new trace where there is no usable one."""
-    span = f"{_random.getrandbits(64) or 1:016x}"  # all zeros would be no span
-    if traceparent and (match := _TRACEPARENT.fullmatch(traceparent)):
-        return f"00-{match[1]}-{span}-{match[2]}"
-    return f"00-{_random.getrandbits(128) or 1:032x}-{span}-00"
 
 
 def _fetching(call: Call, method: str) -> Call:

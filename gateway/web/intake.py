@@ -21,6 +21,8 @@ from gateway.store.events import Acceptance
 from gateway.store.ids import new_id
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
+from gateway.texts import storable
+from gateway.traces import well_formed
 from gateway.vendors.fetch import FetchFailed
 from gateway.web.caller import Networks, caller_address
 from gateway.web.handshaking import (
@@ -50,9 +52,6 @@ _SECRET_HEADERS = frozenset(
 )
 _POSITIONS = tuple(str(number) for number in range(1, 1001))  # of secrets, as people count
 _SANE_CORRELATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}").fullmatch
-_TRACEPARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?"
-).fullmatch
 
 _encode = msgspec.json.Encoder().encode
 
@@ -198,7 +197,7 @@ class Intake:
             event_type=door.find_event_type(headers, decoded, body),
             dedupe_key=door.find_dedupe_key(headers, decoded, body),
             correlation_id=correlation_id or str(event_id),
-            traceparent=_traceparent(headers),
+            traceparent=well_formed(headers.get("traceparent")),
             headers=_kept_headers(headers, door.masked),
             query=request.rel_url.raw_query_string[:8192],
             body=body,
@@ -381,12 +380,6 @@ def _correlation_id(request: web.BaseRequest) -> str:
     return given if given is not None and _SANE_CORRELATION_ID(given) else ""
 
 
-def _traceparent(headers: Mapping[str, str]) -> str | None:
-    """Return the W3C trace context if it is well-formed (Trace Context, section 3.2)."""
-    given = headers.get("traceparent")
-    return given if given is not None and len(given) < 256 and _TRACEPARENT(given) else None
-
-
 def _kept_headers(headers: Mapping[str, str], masked: frozenset[str]) -> dict[str, str]:
     """Return the headers with names in lower case, repeated ones joined, secrets masked."""
     kept = {name.lower(): value for name, value in headers.items()}
@@ -401,12 +394,7 @@ def _kept_headers(headers: Mapping[str, str], masked: frozenset[str]) -> dict[st
         plain = b"\\u0000" not in _encode(kept)
     except UnicodeEncodeError:  # bytes that are no UTF-8 arrive as lone surrogates
         plain = False
-    return kept if plain else {_printable(n): _printable(v) for n, v in kept.items()}
-
-
-def _printable(text: str) -> str:
-    raw = text.encode("utf-8", "surrogateescape")
-    return raw.decode("utf-8", "replace").replace("\x00", "\ufffd")
+    return kept if plain else {storable(n): storable(v) for n, v in kept.items()}
 
 
 def _receipt(door: Door, receipt: Receipt, correlation_id: str) -> web.Response:

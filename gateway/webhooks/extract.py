@@ -15,6 +15,8 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from gateway.texts import storable
+
 MAX_EVENT_TYPE_CHARS = 200
 MAX_DEDUPE_KEY_CHARS = 255
 MAX_FORM_FIELDS = 1000
@@ -45,7 +47,7 @@ def compile_source(source: str) -> Extract:
 
     def extract(headers: Headers, decoded: object, _body: bytes) -> str | None:
         text = lookup(headers, decoded)
-        return None if text is None else _storable(text)
+        return None if text is None else storable(text)
 
     return extract
 
@@ -79,7 +81,7 @@ def compile_dedupe(source: str) -> Extract:
         text = lookup(headers, decoded)
         if text is None:
             return hashlib.sha256(body).hexdigest()
-        if len(text) > MAX_DEDUPE_KEY_CHARS or _storable(text) != text:
+        if len(text) > MAX_DEDUPE_KEY_CHARS or storable(text) != text:
             return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         return text
 
@@ -178,15 +180,3 @@ def _compile_path(path: list[str]) -> Lookup:
                 return None
 
     return look
-
-
-def _storable(text: str) -> str:
-    """Return *text* without what a PostgreSQL ``text`` refuses: NUL and lone surrogates."""
-    if "\0" in text:
-        text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        # "replace" would write "?"; through UTF-16 each lone surrogate becomes U+FFFD instead.
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
