@@ -37,9 +37,10 @@ from gateway.store.database import Database
 from gateway.store.jobs import Settled
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
-from gateway.vendors.breaker import CircuitBreaker
+from gateway.texts import storable
+from gateway.vendors.breaker import NO_PROBE, CircuitBreaker
 from gateway.vendors.calls import Call, CallFailed, Reply
-from gateway.vendors.classify import Rules, classify, rules_of
+from gateway.vendors.classify import Rules, classify, health, rules_of
 from gateway.vendors.client import VendorClient
 from gateway.vendors.limits import StrictLimiter
 from gateway.vendors.quota import pause_seconds
@@ -201,17 +202,18 @@ class Worker:
     ) -> tuple[Completed | Retry | Dead, Reply | None]:
         """Make one call and judge its answer; a vendor that asks for patience parks its lane."""
         reply: Reply | None = None
+        result: Reply | CallFailed
         try:
-            reply = await client.send(call)
-            outcome = classify(rules, reply)
+            result = reply = await client.send(call)
         except CallFailed as failure:
-            outcome = classify(rules, failure)
+            result = failure
+        outcome = classify(rules, result)
         vendor = client.api.vendor
         if reply is not None and (pause := self._wished_pause(vendor, outcome, reply)) > 0:
             self._park(vendor, pause)
-        if (breaker := self._breakers.get(vendor)) is not None:
-            # A 4xx is an answer of a vendor in good health; silence and 5xx are not.
-            breaker.record(reply is not None and reply.status < 500)
+        breaker = self._breakers.get(vendor)
+        if breaker is not None and (healthy := health(result)) is not None:
+            breaker.record(healthy)
         return outcome, reply
 
     async def call_for_handler(
@@ -229,11 +231,16 @@ class Worker:
                 )
             await asyncio.sleep(wait)
         breaker = self._breakers.get(vendor)
-        if breaker is not None and not breaker.allow():
-            wait = max(1.0, breaker.delay())
+        permit = breaker.allow() if breaker is not None else NO_PROBE
+        if permit is None:
+            wait = max(1.0, breaker.delay()) if breaker is not None else 1.0
             raise CallUnsuccessful(Snooze(wait, f"the breaker of {vendor} is open"), None)
-        await self._limiters[vendor].acquire()
-        outcome, reply = await self.send(client, call, client.rules)
+        try:
+            await self._limiters[vendor].acquire()
+            outcome, reply = await self.send(client, call, client.rules)
+        finally:
+            if breaker is not None and breaker.give_back(permit):
+                self._ready.lanes[vendor].look_again()
         return outcome, reply, self.exchange(client, call, reply)
 
     def _wished_pause(self, vendor: str, outcome: Outcome, reply: Reply) -> float:
@@ -338,15 +345,15 @@ class Worker:
                 settled.state, settled.outcome = "scheduled", "snooze"
                 settled.attempt = job.attempt
                 settled.delay_seconds = max(0.0, seconds)
-                settled.error = _clean(reason) or None
+                settled.error = _kept(reason) or None
             case Cancel(reason):
                 settled.state, settled.outcome, settled.error = (
                     "cancelled",
                     "cancel",
-                    _clean(reason),
+                    _kept(reason),
                 )
             case Dead(reason):
-                settled.state, settled.outcome, settled.error = "dead", "dead", _clean(reason)
+                settled.state, settled.outcome, settled.error = "dead", "dead", _kept(reason)
             case _:
                 assert_never(outcome)
         if exchange is not None:
@@ -361,17 +368,17 @@ class Worker:
         self, settled: Settled, policy: RetryPolicy, reason: str, after_seconds: float | None
     ) -> None:
         job = settled.job
-        settled.outcome, settled.error = "retry", _clean(reason)
+        settled.outcome, settled.error = "retry", _kept(reason)
         delay = backoff.delay_seconds(
             policy, settled.attempt, random=self._random, retry_after=after_seconds
         )
         age = (datetime.now(UTC) - job.created_at).total_seconds()
         if settled.attempt >= job.max_attempts:
             settled.state = settled.outcome = "dead"
-            settled.error = _clean(f"{reason} (attempt {settled.attempt} of {job.max_attempts})")
+            settled.error = _kept(f"{reason} (attempt {settled.attempt} of {job.max_attempts})")
         elif age + delay > policy.max_age_seconds:
             settled.state = settled.outcome = "dead"
-            settled.error = _clean(f"{reason} (older than its max_age)")
+            settled.error = _kept(f"{reason} (older than its max_age)")
         else:
             settled.state, settled.delay_seconds = "scheduled", delay
 
@@ -409,7 +416,5 @@ class Worker:
                 pass
 
 
-def _clean(text: str) -> str:
-    """Return *text* so that PostgreSQL can hold it, and a person can read it."""
-    text = text.replace("\x00", "\ufffd")[:MAX_ERROR_CHARS]
-    return text.encode("utf-8", "replace").decode("utf-8")
+def _kept(reason: str) -> str:
+    return storable(reason, MAX_ERROR_CHARS)

@@ -40,8 +40,11 @@ class Breaker(Protocol):
     def closed(self) -> bool:
         """Whether any number of calls may be made."""
 
-    def allow(self) -> bool:
-        """Return whether one call may be made now; half-open, that call is the probe."""
+    def allow(self) -> int | None:
+        """Return a permit if one call may be made now; half-open, that call is the probe."""
+
+    def give_back(self, permit: int) -> bool:
+        """Let another call probe if that of *permit* had no result; return whether it may."""
 
     def delay(self) -> float:
         """Return the seconds until a call may be allowed."""
@@ -149,6 +152,10 @@ class Lane:
         self._parked_until = 0.0
         self._fill_slots()
 
+    def look_again(self) -> None:
+        """Start what may start now: a probe that was under way elsewhere has come to nothing."""
+        self._fill_slots()
+
     def open(self) -> None:
         """Let slots start jobs."""
         self._open = True
@@ -217,24 +224,32 @@ class Lane:
         Returns False when the breaker was in the way: then there may be, but not yet.
         """
         while self._startable():
-            if self.breaker is not None and not self.breaker.allow():
-                # Another slot probes; look again when its answer ought to be there.
-                loop = asyncio.get_running_loop()
-                self._look_again_at(loop.time() + self.breaker.delay())
-                return False
-            # A handler asks the limiter for each call that it makes; a call is asked for here.
-            if self.limiter is not None and self._next().kind == "call":
-                if self.waiting <= len(self._in_line):
-                    break  # each job has a slot in line already; one more would waste a turn
-                await self._take_turn(self.limiter)
-                if not self._startable():
-                    break
-            job = self._pop()
-            self.running += 1
+            permit: int | None = None
+            if self.breaker is not None and not self.breaker.closed:
+                if (wait := self.breaker.delay()) > 0.0:
+                    # Another slot probes; look again when its answer ought to be there.
+                    self._look_again_at(asyncio.get_running_loop().time() + wait)
+                    return False
+                if self._next().kind == "call":
+                    permit = self.breaker.allow()
             try:
-                await self._execute(job)
+                # A handler asks limiter and breaker for each call that it makes; a call is asked
+                # for here.
+                if self.limiter is not None and self._next().kind == "call":
+                    if self.waiting <= len(self._in_line):
+                        break  # each job has a slot in line already; one more would waste a turn
+                    await self._take_turn(self.limiter)
+                    if not self._startable():
+                        break
+                job = self._pop()
+                self.running += 1
+                try:
+                    await self._execute(job)
+                finally:
+                    self.running -= 1
             finally:
-                self.running -= 1
+                if permit is not None and self.breaker is not None:
+                    self.breaker.give_back(permit)  # should the call not have been made
         return True
 
     async def _take_turn(self, limiter: Limiter) -> None:

@@ -2,8 +2,9 @@
 
 closed → open after ``failures`` in a row within ``window_seconds``, or when of at least ``minimum``
 calls in that window a ``ratio`` failed; open → half-open after ``cooldown_seconds``, where one call
-at a time probes; a probe that succeeds closes, one that fails opens again. What counts as a failure
-is the caller's matter: silence and 5xx, not a 4xx.
+at a time probes; a probe that succeeds closes, one that fails opens again, and one that says
+nothing is given back, so that the next call probes. What counts as a failure is the caller's
+matter: see :func:`gateway.vendors.classify.health`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import msgspec
 
 if TYPE_CHECKING:
     from gateway.config import model as config
+
+NO_PROBE = -1  # the permit of a call that is made as if there were no breaker
 
 _NEVER = float("-inf")
 _SPANS = 20  # the parts in which the window moves on, for the ratio
@@ -57,6 +60,7 @@ class CircuitBreaker:
         self._calls: deque[_Span] = deque()  # of the window, for the ratio
         self._opened_until = _NEVER
         self._probe_until = _NEVER  # a probe is under way, or was lost, until then
+        self._probes = 0  # the number of the latest one
 
     @property
     def state(self) -> BreakerState:
@@ -89,17 +93,29 @@ class CircuitBreaker:
             case BreakerState.HALF_OPEN:
                 return max(0.0, self._probe_until - now)
 
-    def allow(self) -> bool:
-        """Return whether one call may be made now; half-open, that call is the probe.
+    def allow(self) -> int | None:
+        """Return a permit if one call may be made now, else None.
 
-        A probe whose result is never recorded is given up after a cool-down's time.
+        Half-open, that call is the probe. Whoever has a permit gives it back in the end; a probe of
+        which nothing is heard any more is given up after a cool-down's time.
         """
         if self._state is BreakerState.CLOSED:
-            return True
+            return NO_PROBE
         if self.delay() > 0.0:
-            return False
+            return None
         self._move(BreakerState.HALF_OPEN)
         self._probe_until = self._clock() + self._settings.cooldown_seconds
+        self._probes += 1
+        return self._probes
+
+    def give_back(self, permit: int) -> bool:
+        """Let another call probe if *permit* is that of one without result: not sent, or cut short.
+
+        Returns whether it is. Any other permit is done with.
+        """
+        if permit != self._probes or self._probe_until == _NEVER:
+            return False
+        self._probe_until = _NEVER
         return True
 
     def record(self, success: bool) -> None:

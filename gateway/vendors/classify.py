@@ -86,6 +86,23 @@ def classify(rules: Rules, result: Reply | CallFailed) -> Verdict:
     return Dead(reason)
 
 
+def health(result: Reply | CallFailed) -> bool | None:
+    """Return whether the vendor seems well, for its breaker; None where *result* does not tell.
+
+    A 4xx is an answer of a vendor in good health; a 5xx and silence are not. What our own checks
+    stopped, before it was sent or on its way to where it was redirected, is no word about it.
+    """
+    if not isinstance(result, CallFailed):
+        return result.status < 500
+    match result.kind:
+        case "timeout" | "dns" | "connect" | "tls" | "reset" | "protocol" | "auth":
+            return False
+        case "redirect" | "refused-address" | "request":
+            return None
+        case _:
+            assert_never(result.kind)
+
+
 def retry_after_seconds(value: str, *, now: float, date: str | None = None) -> float | None:
     """Return how long a ``Retry-After`` asks to wait, or None when it makes no sense.
 

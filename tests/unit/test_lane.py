@@ -376,16 +376,21 @@ class Probing:
 
     closed = False
 
-    def __init__(self) -> None:
+    def __init__(self, *, lets_through: bool = False) -> None:
         self.asked = 0
-        self.open = False
+        self.open = lets_through
+        self.given_back: list[int] = []
 
-    def allow(self) -> bool:
-        self.asked += 1
-        return self.open
+    def allow(self) -> int | None:
+        return 7 if self.open else None
+
+    def give_back(self, permit: int) -> bool:
+        self.given_back.append(permit)
+        return True
 
     def delay(self) -> float:
-        return 60.0
+        self.asked += 1
+        return 0.0 if self.open else 60.0
 
 
 async def test_a_breaker_that_says_no_is_not_asked_again_and_again() -> None:
@@ -399,6 +404,45 @@ async def test_a_breaker_that_says_no_is_not_asked_again_and_again() -> None:
     shop.lane.resume()
     await shop.done()
     assert len(shop.started) == 1
+
+
+async def test_a_call_gives_its_permit_back_when_it_is_through() -> None:
+    breaker = Probing(lets_through=True)
+    shop = Workshop(breaker=breaker, concurrency=1, patient=True)
+    shop.push(new_job())
+    await shop.begun.wait()
+    assert breaker.given_back == []
+    shop.gate.set()
+    await shop.done()
+    assert breaker.given_back == [7]
+
+
+@pytest.mark.parametrize("waits_for", ["limiter", "answer"])
+async def test_a_call_that_is_cancelled_gives_its_permit_back(waits_for: str) -> None:
+    breaker, gate = Probing(lets_through=True), Gate()
+    limiter = gate if waits_for == "limiter" else None
+    shop = Workshop(breaker=breaker, concurrency=1, patient=True, limiter=limiter)
+    shop.push(new_job())
+    await (turns(20) if limiter else shop.begun.wait())
+    (slot,) = shop.tasks
+    shop.lane.close()
+    slot.cancel()
+    await turns(20)
+    assert breaker.given_back == [7]
+
+
+async def test_a_handler_leaves_the_permit_to_the_calls_that_it_makes() -> None:
+    """Its own call would be refused otherwise, and nobody would ever probe."""
+    breaker = Probing(lets_through=True)
+    shop = Workshop(breaker=breaker, concurrency=1)
+    shop.push(new_job(kind="handler"))
+    await shop.done()
+    assert len(shop.started) == 1
+    assert breaker.given_back == []
+    breaker.open = False
+    shop.push(new_job(kind="handler"))
+    await turns(20)
+    assert len(shop.started) == 1  # open is open, for handlers, too
 
 
 async def test_a_lane_asks_for_more_when_half_is_left_of_what_a_longer_backlog_filled_it_with() -> (

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gateway.config.model import Breaker
-from gateway.vendors.breaker import BreakerState, CircuitBreaker, Transition
+from gateway.vendors.breaker import NO_PROBE, BreakerState, CircuitBreaker, Transition
 
 SETTINGS = Breaker(failures=3, window_seconds=10.0, cooldown_seconds=5.0)
 
@@ -90,6 +90,23 @@ def test_a_lost_probe_blocks_only_for_a_cooldown() -> None:
     assert subject.allow()
 
 
+def test_a_probe_that_was_never_sent_is_given_back_and_the_next_call_probes() -> None:
+    subject, clock, changes = opened()
+    clock.now += 5.0
+    first = subject.allow()
+    assert first is not None
+    assert subject.allow() is None
+    assert subject.give_back(first)
+    assert not subject.give_back(first)
+    second = subject.allow()
+    assert second is not None
+    assert not subject.give_back(first)  # a late word of the first does not free the second's place
+    assert subject.allow() is None
+    subject.record(True)
+    assert not subject.give_back(second)
+    assert [change.after for change in changes] == ["open", "half-open", "closed"]
+
+
 def test_late_results_of_earlier_calls_do_not_move_an_open_breaker() -> None:
     subject, _, _ = opened()
     subject.record(True)
@@ -116,7 +133,8 @@ class BreakerMachine(RuleBasedStateMachine):
         self.changes: list[Transition] = []
         self.clock = Clock()
         self.subject = CircuitBreaker(SETTINGS, clock=self.clock, on_change=self.changes.append)
-        self.under_way = 0
+        self.permits: list[int] = []  # of calls under way
+        self.probe = 0  # the permit of the latest probe
         self.last_probe = float("-inf")
         self.failures_in_a_row: list[float] = []
 
@@ -127,19 +145,27 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule()
     def ask(self) -> None:
         before, delay = self.subject.state, self.subject.delay()
-        allowed = self.subject.allow()
-        assert allowed == (delay == 0.0)
+        permit = self.subject.allow()
+        assert (permit is not None) == (delay == 0.0)
         if before is BreakerState.OPEN:
-            assert not allowed
-        if allowed and before is BreakerState.HALF_OPEN:
+            assert permit is None
+        if permit is None:
+            return
+        assert (permit == NO_PROBE) == (before is BreakerState.CLOSED)
+        if before is BreakerState.HALF_OPEN:
             assert self.clock.now - self.last_probe >= SETTINGS.cooldown_seconds
-            self.last_probe = self.clock.now
-        self.under_way += allowed
+            assert permit > self.probe
+            self.last_probe, self.probe = self.clock.now, permit
+        self.permits.append(permit)
 
-    @precondition(lambda self: self.under_way)
-    @rule(success=st.booleans())
-    def finish(self, success: bool) -> None:
-        self.under_way -= 1
+    @precondition(lambda self: self.permits)
+    @rule(success=st.booleans(), which=st.integers(0, 99))
+    def finish(self, success: bool, which: int) -> None:
+        permit = self.permits.pop(which % len(self.permits))
+        self.record(success)
+        assert not self.subject.give_back(permit) or permit == self.probe
+
+    def record(self, success: bool) -> None:
         before, changes = self.subject._state, len(self.changes)
         self.subject.record(success)
         if before is BreakerState.HALF_OPEN:
@@ -156,10 +182,37 @@ class BreakerMachine(RuleBasedStateMachine):
         if len(self.changes) > changes:
             self.failures_in_a_row = []
 
-    @precondition(lambda self: self.under_way)
+    @precondition(lambda self: self.permits)
+    @rule(which=st.integers(0, 99))
+    def give_back(self, which: int) -> None:
+        """A call was cut short, or never sent: if it was the probe, the next may probe at once."""
+        permit = self.permits.pop(which % len(self.permits))
+        before, delay = self.subject.state, self.subject.delay()
+        waits = self.last_probe > float("-inf")
+        given = self.subject.give_back(permit)
+        assert given == (permit == self.probe and before is BreakerState.HALF_OPEN and waits)
+        assert self.subject.state is before
+        assert self.subject.delay() == (0.0 if given else delay)
+        if given:
+            self.last_probe = float("-inf")
+
+    @precondition(lambda self: self.permits)
     @rule()
     def lose(self) -> None:
-        self.under_way -= 1
+        self.permits.pop()
+
+    @rule(seconds=st.integers(1, 4))
+    def another_node_opens(self, seconds: int) -> None:
+        self.subject.open_for(float(seconds))
+        assert self.subject.state is BreakerState.OPEN
+        self.last_probe = float("-inf")
+        self.failures_in_a_row = []
+
+    @rule()
+    def an_operator_resumes(self) -> None:
+        self.subject.reset()
+        assert self.subject.allow() == NO_PROBE
+        self.last_probe = float("-inf")
 
     @invariant()
     def never_stuck(self) -> None:

@@ -17,6 +17,7 @@ from gateway.vendors.classify import (
     MAX_RETRY_AFTER_SECONDS,
     Rules,
     classify,
+    health,
     retry_after_seconds,
     rules_of,
 )
@@ -89,6 +90,17 @@ def test_silence_is_tried_again_where_the_vendor_says_so(kind: FailureKind) -> N
     assert never == (kind == "auth")
     only_timeout = isinstance(classify(rules(retry_on=("timeout",)), failure), Retry)
     assert only_timeout == (kind in ("timeout", "auth"))
+
+
+@pytest.mark.parametrize("kind", get_args(FailureKind))
+def test_only_what_the_vendor_is_to_blame_for_counts_for_its_breaker(kind: FailureKind) -> None:
+    ours = kind in ("redirect", "refused-address", "request")
+    assert health(CallFailed(kind, "text")) is (None if ours else False)
+
+
+@pytest.mark.parametrize(("status", "well"), [(200, True), (302, True), (429, True), (500, False)])
+def test_an_answer_tells_whether_the_vendor_is_well(status: int, well: bool) -> None:
+    assert health(reply(status)) is well
 
 
 def test_the_vendors_wish_goes_with_the_retry() -> None:
