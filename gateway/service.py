@@ -273,7 +273,7 @@ class Service:
             breakers=breakers,
             router=router,
             routes=config.routes,
-            steer=steering.refresh,
+            steer=functools.partial(_follow_acts, steering, news),
             status=lambda: self.status,
             started_at=self.started_at,
             version=__version__,
@@ -312,7 +312,7 @@ class Service:
             # Somebody locks a table (a dump). Days are made ahead; upkeep tries again.
             log.warning("upkeep_postponed", act="keep_partitions", error=str(error))
         await parts.heartbeat.register()
-        await parts.steering.refresh()  # before anything is claimed or handed off
+        await _follow_acts(parts.steering, parts.news)  # before anything is claimed or handed off
         lived = [
             group.create_task(act())
             for act in (
@@ -510,6 +510,12 @@ def _capacity(share: int, api: Api | None) -> int:
         return share
     per_second = min(rate.count / rate.period_seconds for rate in api.rate)
     return min(share, max(MIN_LANE_CAPACITY, api.concurrency, round(per_second * HOARD_SECONDS)))
+
+
+async def _follow_acts(steering: Steering, news: VendorNews) -> None:
+    """Look what operators have paused and resumed, and how vendors stand."""
+    await steering.refresh()
+    await news.refresh()
 
 
 def _follow_breaker(

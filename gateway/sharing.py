@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from gateway.errors import DatabaseUnavailable
+from gateway.queue.lane import Lane
 from gateway.queue.ready import ReadyQueue
 from gateway.store import shares, vendors
 from gateway.store.database import Database
-from gateway.store.vendors import BreakerNews
+from gateway.store.vendors import BreakerNews, VendorState
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
 from gateway.vendors.breaker import BreakerState, CircuitBreaker, Transition
@@ -86,7 +87,8 @@ class LimitSharing:
 class VendorNews:
     """Tells other nodes how long a vendor wants to be left alone and how its breaker stands.
 
-    And hears it from them. Every node polls; what it has to tell it tells at once.
+    And hears it from them. Every node polls; what it has to tell it tells at once. An operator who
+    resumes a vendor overrides both, on all nodes: whatever was found before counts no more.
     """
 
     def __init__(self, db: Database, ready: ReadyQueue, *, node: str) -> None:
@@ -97,6 +99,8 @@ class VendorNews:
         self._parked_until: dict[str, float] = {}  # as the database knows it, in loop time
         self._parks: dict[str, float] = {}  # to be told: until when
         self._moves: dict[str, Transition] = {}  # to be told
+        self._resumes: dict[str, int] = {}  # how often each vendor was resumed, as heard
+        self._hearing = asyncio.Lock()
         self._bell = asyncio.Event()
 
     def park(self, vendor: str, seconds: float) -> None:
@@ -119,10 +123,10 @@ class VendorNews:
         polled_at = 0.0
         while True:
             try:
-                await self._tell()
+                await self.tell()
                 if loop.time() >= polled_at + POLL_SECONDS:
                     polled_at = loop.time()
-                    await self._hear()
+                    await self.refresh()
             except DatabaseUnavailable as error:
                 log.warning("upkeep_postponed", act="vendor news", error=str(error))
                 await asyncio.sleep(TELL_SECONDS)
@@ -137,12 +141,17 @@ class VendorNews:
                     await self._bell.wait()
             self._bell.clear()
 
-    async def _tell(self) -> None:
+    async def tell(self) -> None:
+        """Tell now what is to be told."""
         now = asyncio.get_running_loop().time()
         if parks := self._parks:
             self._parks = {}
             try:
-                await vendors.park(self._db, {name: until - now for name, until in parks.items()})
+                await vendors.park(
+                    self._db,
+                    {name: until - now for name, until in parks.items()},
+                    resumes=self._resumes,
+                )
             except BaseException:
                 self._parks = parks | self._parks
                 raise
@@ -150,33 +159,54 @@ class VendorNews:
             self._moves = {}
             try:
                 await vendors.move_breakers(
-                    self._db, {name: self._breaker_news(name, move) for name, move in moves.items()}
+                    self._db,
+                    {name: self._breaker_news(name, move) for name, move in moves.items()},
+                    resumes=self._resumes,
                 )
             except BaseException:
                 self._moves = moves | self._moves
                 raise
 
+    async def refresh(self) -> None:
+        """Hear now: before the first claim, and after an operator's act on this node."""
+        async with self._hearing:
+            for vendor, state in (await vendors.states(self._db)).items():
+                if (lane := self._ready.lanes.get(vendor)) is not None:
+                    self._follow(vendor, lane, state)
+            for vendor in self._ready.lanes:
+                self._resumes.setdefault(vendor, 0)
+
     def _breaker_news(self, vendor: str, change: Transition) -> BreakerNews:
         breaker = self.breakers[vendor]
         return BreakerNews(change.after.value, breaker.delay(), self._node)
 
-    async def _hear(self) -> None:
-        loop = asyncio.get_running_loop()
-        for vendor, state in (await vendors.states(self._db)).items():
-            lane = self._ready.lanes.get(vendor)
-            if lane is None:
-                continue
-            if state.parked_seconds > 0:
-                until = loop.time() + state.parked_seconds
-                self._parked_until[vendor] = max(until, self._parked_until.get(vendor, 0.0))
-                lane.park(state.parked_seconds)
-            breaker = self.breakers.get(vendor)
-            if breaker is None or vendor in self._moves or state.breaker.node == self._node:
-                continue
-            news = state.breaker
-            if news.state == BreakerState.CLOSED:
-                breaker.reset()
-            elif news.seconds > 0:
-                # Open, or its probe is under way.
-                breaker.open_for(news.seconds + PROBE_SECONDS)
-                lane.park(breaker.delay())
+    def _follow(self, vendor: str, lane: Lane, state: VendorState) -> None:
+        if state.resumes > self._resumes.setdefault(vendor, state.resumes):
+            self._resumes[vendor] = state.resumes
+            self._unpark(vendor, lane)
+        if state.parked_seconds > 0:
+            until = asyncio.get_running_loop().time() + state.parked_seconds
+            self._parked_until[vendor] = max(until, self._parked_until.get(vendor, 0.0))
+            lane.park(state.parked_seconds)
+        breaker = self.breakers.get(vendor)
+        if breaker is None or vendor in self._moves or state.breaker.node == self._node:
+            return
+        news = state.breaker
+        if news.state == BreakerState.CLOSED:
+            breaker.reset()
+        elif news.seconds > 0:
+            # Open, or its probe is under way.
+            breaker.open_for(news.seconds + PROBE_SECONDS)
+            lane.park(breaker.delay())
+
+    def _unpark(self, vendor: str, lane: Lane) -> None:
+        """Forget what kept us from calling *vendor*: an operator says that it can be called."""
+        for news in (self._parks, self._parked_until, self._moves):
+            news.pop(vendor, None)
+        if (breaker := self.breakers.get(vendor)) is not None:
+            breaker.reset()
+        lane.resume()
+        lane.backlog = True
+        self._ready.promote = True  # its retries are due
+        self._ready.wake.set()
+        log.info("vendor_unparked", vendor=vendor)

@@ -14,6 +14,7 @@ from gateway.config.model import Breaker
 from gateway.queue.lane import Lane
 from gateway.queue.ready import ReadyQueue
 from gateway.sharing import VendorNews
+from gateway.store import steering
 from gateway.store.database import Database
 from gateway.vendors.breaker import BreakerState, CircuitBreaker, Transition
 
@@ -48,8 +49,8 @@ class Node:
         self.news.moved("crm", change)
 
     async def exchange(self) -> None:
-        await self.news._tell()
-        await self.news._hear()
+        await self.news.tell()
+        await self.news.refresh()
 
     def fail(self) -> None:
         for _ in range(SETTINGS.failures):
@@ -105,6 +106,47 @@ async def test_a_wish_is_told_again_only_when_it_grew_by_a_second(db: Database) 
 async def versions(db: Database) -> list[str]:
     rows = await db.fetch_sql("SELECT xmin::text AS version FROM gateway.vendor_state")
     return [row["version"] for row in rows]
+
+
+async def test_a_vendor_that_is_resumed_is_called_at_once_by_all_nodes(db: Database) -> None:
+    one, two, three = Node(db, "one"), Node(db, "two"), Node(db, "three")
+    await three.exchange()  # hears nothing yet
+    one.fail()
+    one.news.park("crm", 3600.0)
+    await one.exchange()
+    await two.exchange()
+    assert min(one.lane.idle_seconds(), two.lane.idle_seconds()) > 3500.0
+    assert two.breaker.state is BreakerState.OPEN
+    # Words from before it was resumed that are still on their way.
+    three.fail()
+    three.news.park("crm", 7200.0)
+
+    await steering.resume_vendor(db, "crm", who="tester")
+    for node in (three, two, one, three):
+        await node.exchange()
+    for node in (one, two, three):
+        assert node.lane.idle_seconds() == 0.0
+        assert node.breaker.state is BreakerState.CLOSED
+        assert node.lane.room() == 8
+        assert node.ready.promote
+    rows = await db.fetch_sql("SELECT parked_until, breaker FROM gateway.vendor_state")
+    assert [tuple(row) for row in rows] == [(None, "closed")]
+    # What the vendor says from then on counts again.
+    one.news.park("crm", 60.0)
+    await one.exchange()
+    await two.exchange()
+    assert two.lane.idle_seconds() > 58.0
+
+
+async def test_a_node_that_starts_after_a_resume_heeds_what_came_after_it(db: Database) -> None:
+    await steering.resume_vendor(db, "crm", who="tester")
+    one = Node(db, "one")
+    await one.exchange()
+    one.news.park("crm", 60.0)
+    await one.exchange()
+    late = Node(db, "late")
+    await late.news.refresh()
+    assert late.lane.idle_seconds() > 58.0
 
 
 async def test_a_shorter_wish_does_not_shorten_another_nodes(db: Database) -> None:

@@ -90,17 +90,3 @@ CREATE TRIGGER jobs_leave_line AFTER UPDATE OF state ON gateway.jobs FOR EACH RO
     WHEN (NEW.ordering_key IS NOT NULL
           AND NEW.state IN ('completed', 'dead', 'cancelled') AND OLD.state <> NEW.state)
     EXECUTE FUNCTION gateway.leave_line();
-
--- Let a held key go on without its dead job; return the job that goes next, if one waits.
-CREATE FUNCTION gateway.release_key(held_route text, held_key text) RETURNS uuid
-    LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM FROM gateway.ordering_keys
-    WHERE route = held_route AND key = held_key AND held FOR UPDATE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'route %, key %: is not held', held_route, held_key
-            USING ERRCODE = 'no_data_found',
-                  HINT = 'SELECT * FROM gateway.ordering_keys WHERE held lists those that are.';
-    END IF;
-    RETURN gateway.advance_line(held_route, held_key);
-END $$;

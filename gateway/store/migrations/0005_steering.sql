@@ -71,7 +71,6 @@ CREATE FUNCTION gateway.fingerprint(error text) RETURNS text
 
 -- Make a new job from a finished one; return the new job's id. The vendor sees the old idempotency
 -- key, by which it knows what it has done already, unless a new one is asked for.
-DROP FUNCTION gateway.replay(uuid);
 CREATE FUNCTION gateway.replay(
     job_id uuid, new_key boolean DEFAULT false, who text DEFAULT current_user
 ) RETURNS uuid
@@ -108,7 +107,6 @@ END $$;
 -- Waiting jobs -----------------------------------------------------------------------------------------
 
 -- Cancel a job that is not running; return the state that it was in.
-DROP FUNCTION gateway.cancel(uuid);
 CREATE FUNCTION gateway.cancel(job_id uuid, who text DEFAULT current_user) RETURNS gateway.job_state
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -157,7 +155,6 @@ BEGIN
 END $$;
 
 -- Let a held key go on without its dead job; return the job that goes next, if one waits.
-DROP FUNCTION gateway.release_key(text, text);
 CREATE FUNCTION gateway.release_key(
     held_route text, held_key text, who text DEFAULT current_user
 ) RETURNS uuid
@@ -196,53 +193,86 @@ CREATE TABLE gateway.route_state (
 
 CREATE INDEX jobs_aside ON gateway.jobs (route, id) WHERE due_at = '9999-12-31 00:00:00+00';
 
--- Each returns whether it changed anything.
-CREATE FUNCTION gateway.pause_vendor(name text, who text DEFAULT current_user) RETURNS boolean
-    LANGUAGE plpgsql AS $$
-DECLARE
-    changed boolean;
-BEGIN
-    INSERT INTO gateway.vendor_state AS s (vendor, paused) VALUES (name, true)
-    ON CONFLICT (vendor) DO UPDATE SET paused = true WHERE NOT s.paused;
-    changed := FOUND;
-    PERFORM gateway.record_act(who, 'vendor.pause', jsonb_build_object('vendor', name),
-                               jsonb_build_object('changed', changed));
-    RETURN changed;
-END $$;
+-- How often a vendor was resumed: nodes that see it grow forget the vendor's wish to be left alone.
+ALTER TABLE gateway.vendor_state ADD COLUMN resumes bigint NOT NULL DEFAULT 0;
 
+-- Write a pause or its end into the book; return whether it changed anything.
+CREATE FUNCTION gateway.record_switch(
+    who text, act text, target jsonb, changed boolean, more jsonb DEFAULT '{}'
+) RETURNS boolean
+    LANGUAGE sql AS $$
+    SELECT gateway.record_act(who, act, target, jsonb_build_object('changed', changed) || more);
+    SELECT changed
+$$;
+
+CREATE FUNCTION gateway.pause_vendor(name text, who text DEFAULT current_user) RETURNS boolean
+    LANGUAGE sql AS $$
+    WITH paused AS (
+        INSERT INTO gateway.vendor_state AS s (vendor, paused) VALUES (name, true)
+        ON CONFLICT (vendor) DO UPDATE SET paused = true, updated_at = now() WHERE NOT s.paused
+        RETURNING vendor
+    )
+    SELECT gateway.record_switch(who, 'vendor.pause', jsonb_build_object('vendor', name),
+                                 EXISTS (SELECT FROM paused))
+$$;
+
+-- Have a vendor called again, now: whoever says so knows better than its last Retry-After and than
+-- the breaker. Retries that wait because of such an answer are due at once, 10,000 at the most.
 CREATE FUNCTION gateway.resume_vendor(name text, who text DEFAULT current_user) RETURNS boolean
     LANGUAGE plpgsql AS $$
 DECLARE
+    before  gateway.vendor_state;
+    parked  boolean;
     changed boolean;
+    forward bigint := 0;
 BEGIN
-    UPDATE gateway.vendor_state SET paused = false WHERE vendor = name AND paused;
-    changed := FOUND;
-    PERFORM gateway.record_act(who, 'vendor.resume', jsonb_build_object('vendor', name),
-                               jsonb_build_object('changed', changed));
-    RETURN changed;
+    INSERT INTO gateway.vendor_state (vendor) VALUES (name) ON CONFLICT (vendor) DO NOTHING;
+    SELECT * INTO before FROM gateway.vendor_state WHERE vendor = name FOR UPDATE;
+    parked := coalesce(before.parked_until > now(), false);
+    changed := before.paused OR parked OR before.breaker <> 'closed';
+    UPDATE gateway.vendor_state
+    SET paused = false, parked_until = NULL, breaker = 'closed', breaker_until = NULL,
+        breaker_node = NULL, resumes = resumes + 1, updated_at = now()
+    WHERE vendor = name;
+    IF parked THEN
+        WITH waiting AS MATERIALIZED (
+            SELECT id FROM gateway.jobs
+            WHERE due_at > now() AND due_at < '9999-12-31 00:00:00+00' AND vendor = name
+              AND attempt > 0 AND last_status IN (429, 503)
+            ORDER BY due_at
+            LIMIT 10000
+            FOR UPDATE SKIP LOCKED
+        ), moved AS (
+            UPDATE gateway.jobs SET run_at = now()
+            WHERE id = ANY (ARRAY (SELECT id FROM waiting)) AND state = 'scheduled'
+            RETURNING id
+        )
+        SELECT count(*) INTO forward FROM moved;
+    END IF;
+    RETURN gateway.record_switch(
+        who, 'vendor.resume', jsonb_build_object('vendor', name), changed,
+        jsonb_build_object('was', jsonb_build_object('paused', before.paused, 'parked', parked,
+                                                     'breaker', before.breaker),
+                           'retries_due', forward));
 END $$;
 
 CREATE FUNCTION gateway.pause_route(name text, who text DEFAULT current_user) RETURNS boolean
-    LANGUAGE plpgsql AS $$
-DECLARE
-    changed boolean;
-BEGIN
-    INSERT INTO gateway.route_state AS s (route, paused, aside) VALUES (name, true, true)
-    ON CONFLICT (route) DO UPDATE SET paused = true, aside = true, updated_at = now() WHERE NOT s.paused;
-    changed := FOUND;
-    PERFORM gateway.record_act(who, 'route.pause', jsonb_build_object('route', name),
-                               jsonb_build_object('changed', changed));
-    RETURN changed;
-END $$;
+    LANGUAGE sql AS $$
+    WITH paused AS (
+        INSERT INTO gateway.route_state AS s (route, paused, aside) VALUES (name, true, true)
+        ON CONFLICT (route) DO UPDATE SET paused = true, aside = true, updated_at = now() WHERE NOT s.paused
+        RETURNING route
+    )
+    SELECT gateway.record_switch(who, 'route.pause', jsonb_build_object('route', name),
+                                 EXISTS (SELECT FROM paused))
+$$;
 
 CREATE FUNCTION gateway.resume_route(name text, who text DEFAULT current_user) RETURNS boolean
-    LANGUAGE plpgsql AS $$
-DECLARE
-    changed boolean;
-BEGIN
-    UPDATE gateway.route_state SET paused = false, updated_at = now() WHERE route = name AND paused;
-    changed := FOUND;
-    PERFORM gateway.record_act(who, 'route.resume', jsonb_build_object('route', name),
-                               jsonb_build_object('changed', changed));
-    RETURN changed;
-END $$;
+    LANGUAGE sql AS $$
+    WITH resumed AS (
+        UPDATE gateway.route_state SET paused = false, updated_at = now() WHERE route = name AND paused
+        RETURNING route
+    )
+    SELECT gateway.record_switch(who, 'route.resume', jsonb_build_object('route', name),
+                                 EXISTS (SELECT FROM resumed))
+$$;
