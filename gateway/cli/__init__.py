@@ -24,6 +24,7 @@ _COMMANDS = {
     "events": ("gateway.cli.events:events", "Show and reroute what vendors sent."),
     "vendors": ("gateway.cli.vendors:vendors", "List, pause and resume vendors."),
     "routes": ("gateway.cli.routes:routes", "List, pause and resume routes."),
+    "acts": ("gateway.cli.acts:acts", "List what operators did: who, what and when."),
     "send": ("gateway.cli.send:send", "Send a signed webhook to the running gateway."),
     "webhooks": ("gateway.cli.webhooks:webhooks", "Explain refused webhooks, list known senders."),
     "migrate": ("gateway.cli.migrate:migrate", "Bring the database up to this version."),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
+import os
+import pwd
 import socket
 import sys
 from collections.abc import Callable
@@ -13,9 +14,13 @@ import click
 
 from gateway.store.operators import parse_moment
 from gateway.store.records import Count
+from gateway.texts import storable
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+error_option = click.option(
+    "--error", help="Their last error, as in a group of `gateway jobs dead`."
+)
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only count.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
@@ -61,9 +66,15 @@ def confirm_or_exit(question: str, *, yes: bool) -> None:
 
 
 def operator() -> str:
-    """Return who runs this command, as it goes into the book of acts."""
+    """Return who runs this command, as it goes into the book of acts.
+
+    The system's own word counts, not that of the environment, which anybody may set; of root we
+    are told who became it, if by sudo.
+    """
     try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # no name for the user's number, as in some containers
-        user = "unknown"
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # no name for the user's number, as in some containers
+        user = str(os.getuid())
+    if os.getuid() == 0 and (sudoer := os.environ.get("SUDO_USER", "")):
+        user = f"{storable(sudoer, 64)} as {user}"
     return f"{user}@{socket.gethostname()}"

@@ -16,6 +16,7 @@ from gateway.cli.choosing import (
     confirm_or_exit,
     counted,
     dry_run_option,
+    error_option,
     filter_options,
     moment,
     operator,
@@ -46,6 +47,7 @@ from gateway.store.records import (
     JobDetail,
     JobFilter,
     JobRecord,
+    ManyFilter,
     Page,
 )
 
@@ -148,6 +150,7 @@ def replay_command(
     "--state", type=click.Choice(sorted(state.value for state in steering.WAITING_STATES))
 )
 @filter_options
+@error_option
 @dry_run_option
 @yes_option
 @json_option
@@ -300,7 +303,7 @@ def _cancel_many(
 ) -> None:
     if filters["state"] is not None:
         filters["state"] = JobState(filters["state"])
-    count, wanted = ask(config, lambda db: steering.count_waiting(db, JobFilter(**filters)))
+    count, wanted = ask(config, lambda db: steering.count_waiting(db, ManyFilter(**filters)))
     if dry_run:
         if as_json:
             print_json({"dry_run": True, "count": count.jobs, "complete": count.complete})
@@ -310,17 +313,9 @@ def _cancel_many(
     if count.jobs:
         confirm_or_exit(f"Cancel {counted(count)}?", yes=yes)
 
-    async def cancel(db: Database) -> int:
-        total = idle = 0
-        while idle < 3:  # a job may be claimed between finding and cancelling it
-            found, cancelled = await steering.cancel_some(db, wanted, who=operator())
-            if not found:
-                break
-            total += cancelled
-            idle = 0 if cancelled else idle + 1
-        return total
-
-    total = ask(config, cancel) if count.jobs else 0
+    total = 0
+    if count.jobs:
+        total = ask(config, lambda db: steering.cancel_waiting(db, wanted, who=operator())).jobs
     if as_json:
         print_json({"cancelled": total})
     else:

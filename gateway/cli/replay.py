@@ -12,6 +12,7 @@ from gateway.cli.choosing import (
     confirm_or_exit,
     counted,
     dry_run_option,
+    error_option,
     filter_options,
     operator,
     yes_option,
@@ -43,7 +44,7 @@ def _rate(_ctx: click.Context, _param: click.Parameter, value: str) -> Rate:
     show_default=True,
 )
 @filter_options
-@click.option("--error", help="The error of a group of `gateway jobs dead`.")
+@error_option
 @click.option(
     "--rate", callback=_rate, default="50/s", show_default=True, help="At most so many a time."
 )

@@ -196,10 +196,21 @@ class Database:
         For operators' questions, whose cost depends on what is asked: :class:`TooWide` says that
         one took too long, which tells nothing about the database's health.
         """
+        async with self._bounded(seconds, readonly=True) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def writing(self, *, seconds: float) -> AsyncIterator[Any]:
+        """Hold one connection in such a transaction for an operator's act on many rows."""
+        async with self._bounded(seconds, readonly=False) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _bounded(self, seconds: float, *, readonly: bool) -> AsyncIterator[Any]:
         with _Translated(self._health):
             async with self._pool.acquire(timeout=10.0) as connection:
                 try:
-                    async with connection.transaction(readonly=True):
+                    async with connection.transaction(readonly=readonly):
                         milliseconds = int(min(seconds, STATEMENT_SECONDS - 1.0) * 1000)
                         await connection.execute(f"SET LOCAL statement_timeout = {milliseconds}")
                         yield connection

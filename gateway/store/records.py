@@ -157,10 +157,15 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     nodes: list[NodeRecord]
 
 
-class Selection(JobFilter, frozen=True, kw_only=True, omit_defaults=True):
-    """Which finished jobs to replay. ``error`` is a fingerprint, as dead letters are grouped by."""
+class ManyFilter(JobFilter, frozen=True, kw_only=True, omit_defaults=True):
+    """Which jobs to act on at once. ``error`` is a fingerprint, as dead letters are grouped by."""
 
     error: str | None = None
+
+
+class Selection(ManyFilter, frozen=True, kw_only=True, omit_defaults=True):
+    """Which finished jobs to replay."""
+
     again: bool = False  # those, too, of which there is a replay already
 
 
@@ -169,6 +174,13 @@ class Count(msgspec.Struct, frozen=True):
 
     jobs: int
     complete: bool
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """How many jobs were cancelled; not ``done``: the time was up, and more of them wait."""
+
+    jobs: int
+    done: bool
 
 
 class ReplayRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,3 +259,31 @@ class ReroutedJob(msgspec.Struct, frozen=True, kw_only=True):
     route: str
     vendor: str
     state: str
+
+
+class ActFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which acts; None filters nothing. ``since`` is inclusive, ``until`` exclusive."""
+
+    who: str | None = None  # a part of it, in any case
+    act: str | None = None  # "vendor.pause", or "vendor" for all about vendors
+    target: str | None = None  # a name or an id that the target holds
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class ActRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of ``gateway.acts``: what an operator did, to what, and what came of it."""
+
+    id: UUID
+    at: datetime
+    who: str
+    act: str
+    target: msgspec.Raw
+    result: msgspec.Raw
+
+
+class ActPage(msgspec.Struct, frozen=True):
+    """Some acts, newest first. With a cursor there may be more."""
+
+    acts: list[ActRecord]
+    cursor: str | None

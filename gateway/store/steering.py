@@ -5,8 +5,10 @@ Every act is written into ``gateway.acts`` in its own transaction; *who* is who 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +19,14 @@ from gateway.errors import NotFound, Refused
 from gateway.model import Event, Job, JobState, NewJob
 from gateway.store.database import Database
 from gateway.store.operators import COUNT_LIMIT, SEARCH_SECONDS, first_id, words
-from gateway.store.records import Count, HeldKey, JobFilter, ReroutedJob, RouteFigures
+from gateway.store.records import (
+    Cancelled,
+    Count,
+    HeldKey,
+    ManyFilter,
+    ReroutedJob,
+    RouteFigures,
+)
 from gateway.store.sql import query
 
 WAITING_STATES = frozenset({JobState.SCHEDULED, JobState.AVAILABLE, JobState.BLOCKED})
@@ -125,8 +134,11 @@ async def reschedule(
         raise Refused(words(error)) from None
 
 
-async def count_waiting(db: Database, wanted: JobFilter) -> tuple[Count, JobFilter]:
-    """Count the waiting jobs; also return the filter without those that are made later."""
+async def count_waiting(db: Database, wanted: ManyFilter) -> tuple[Count, ManyFilter]:
+    """Count the waiting jobs; also return the filter without those that are made later.
+
+    Raises :class:`Refused` for a filter that none of them can fit.
+    """
     if wanted.state is not None and wanted.state not in WAITING_STATES:
         states = ", ".join(sorted(WAITING_STATES))
         raise Refused(f"only jobs that wait can be cancelled: state is one of {states}")
@@ -141,12 +153,32 @@ async def count_waiting(db: Database, wanted: JobFilter) -> tuple[Count, JobFilt
     return Count(jobs, jobs < COUNT_LIMIT), wanted
 
 
-async def cancel_some(db: Database, wanted: JobFilter, *, who: str) -> tuple[int, int]:
+async def cancel_waiting(
+    db: Database, wanted: ManyFilter, *, who: str, seconds: float = math.inf
+) -> Cancelled:
+    """Cancel the waiting jobs, some in each transaction, beginning none after *seconds*.
+
+    What was cancelled before an error stays so, and is in the book. Raises :class:`TooWide`.
+    """
+    deadline = monotonic() + seconds
+    total = idle = 0
+    while idle < 3:  # a job may be claimed between finding and cancelling it
+        found, cancelled = await cancel_some(db, wanted, who=who)
+        if not found:
+            break
+        total += cancelled
+        idle = 0 if cancelled else idle + 1
+        if monotonic() > deadline:
+            return Cancelled(total, False)
+    return Cancelled(total, True)
+
+
+async def cancel_some(db: Database, wanted: ManyFilter, *, who: str) -> tuple[int, int]:
     """Cancel some of the waiting jobs; return how many were found and how many are cancelled.
 
     None found: there are no more.
     """
-    async with db.transaction() as connection:
+    async with db.writing(seconds=SEARCH_SECONDS) as connection:
         low, high = await _bounds(connection, wanted)
         row = await connection.fetchrow(
             query("steering.cancel_waiting"),
@@ -160,18 +192,25 @@ async def cancel_some(db: Database, wanted: JobFilter, *, who: str) -> tuple[int
     return row["found"], row["cancelled"]
 
 
-async def _bounds(connection: Any, wanted: JobFilter) -> tuple[UUID, UUID]:
+async def _bounds(connection: Any, wanted: ManyFilter) -> tuple[UUID, UUID]:
     low: UUID = await connection.fetchval(query("upkeep.oldest_unsealed"))
     if wanted.since is not None:
         low = max(low, first_id(wanted.since))
     return low, first_id(wanted.until) if wanted.until is not None else _BEYOND
 
 
-def _filters(wanted: JobFilter) -> tuple[object, ...]:
-    return (wanted.state, wanted.vendor, wanted.route, wanted.correlation_id, wanted.event_id)
+def _filters(wanted: ManyFilter) -> tuple[object, ...]:
+    return (
+        wanted.state,
+        wanted.vendor,
+        wanted.route,
+        wanted.correlation_id,
+        wanted.event_id,
+        wanted.error,
+    )
 
 
-def _given(wanted: JobFilter) -> dict[str, object]:
+def _given(wanted: ManyFilter) -> dict[str, object]:
     fields = msgspec.structs.asdict(wanted)
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
 from aiohttp import web
 
-from gateway.errors import NotFound, Refused
+from gateway.errors import DatabaseUnavailable, NotFound, Refused
 from gateway.store import events, operators, replays, steering
 from gateway.store.database import Database
 from gateway.telemetry.logs import get_logger
@@ -17,6 +17,7 @@ from gateway.web.door import json
 from gateway.web.figures import AdminDeps, Figures
 from gateway.web.openapi import API
 from gateway.web.parameters import (
+    read_cancel,
     read_id,
     read_key,
     read_moment,
@@ -27,6 +28,8 @@ from gateway.web.parameters import (
 from gateway.webhooks.decompress import decode_received
 
 log = get_logger("gateway.admin")
+
+CANCEL_SECONDS = 10.0  # after which one request begins to cancel no more jobs
 
 
 class _Switch(Protocol):
@@ -68,6 +71,22 @@ class Acts:
         before = await operators.cancel(self._deps.db, job_id, who=self._who(request))
         log.info("job_cancelled", job_id=str(job_id), before=before.value, remote=request.remote)
         return json({"id": job_id, "state": "cancelled", "before": before})
+
+    async def cancel_jobs(self, request: web.Request) -> web.Response:
+        """Count the waiting jobs that match; unless it is a dry run, cancel them."""
+        read_nothing(request.query)
+        wish, dry_run = read_cancel(await request.read(), now=datetime.now(UTC))
+        async with self._question():
+            counted, wanted = await steering.count_waiting(self._deps.db, wish)
+            answer = {"count": counted.jobs, "complete": counted.complete}
+            if dry_run:
+                return json({"dry_run": True, **answer})
+            cancelled = await steering.cancel_waiting(
+                self._deps.db, wanted, who=self._who(request), seconds=CANCEL_SECONDS
+            )
+        log.info("jobs_cancelled", jobs=cancelled.jobs, remote=request.remote, **answer)
+        self._wake_feeder()
+        return json({**answer, "cancelled": cancelled.jobs, "done": cancelled.done})
 
     async def reschedule_job(self, request: web.Request) -> web.Response:
         """Change when a scheduled job runs."""
@@ -160,7 +179,8 @@ class Acts:
         read_nothing(request.query)
         changed = await act(self._deps.db, name, who=self._who(request))
         self._figures.forget()
-        await self._deps.steer()
+        with suppress(DatabaseUnavailable):  # it is done; this node hears of it as the others do
+            await self._deps.steer()
         return json({"name": name, "paused": paused, "changed": changed})
 
     def _lane(self, request: web.Request) -> str:

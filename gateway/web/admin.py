@@ -11,6 +11,7 @@ from aiohttp import web
 
 from gateway.errors import DatabaseUnavailable, NotMigrated, TooWide
 from gateway.store import operators, replays, steering
+from gateway.store.acts import list_acts
 from gateway.telemetry.metrics import CONTENT_TYPE
 from gateway.web.acts import Acts
 from gateway.web.dashboard import Dashboard
@@ -18,6 +19,7 @@ from gateway.web.door import RETRY_AFTER_SECONDS, error_json, guarded, json
 from gateway.web.figures import AdminDeps, Figures
 from gateway.web.openapi import API, document
 from gateway.web.parameters import (
+    read_acts,
     read_body_flag,
     read_dead,
     read_id,
@@ -46,6 +48,7 @@ def admin_app(deps: AdminDeps) -> web.Application:
             web.get("/metrics", admin.metrics),
             web.get("/", admin.dashboard),
             web.get(f"{API}/jobs", admin.list_jobs),
+            web.post(f"{API}/jobs/cancel", acts.cancel_jobs),
             web.get(f"{API}/jobs/{{id}}", admin.show_job),
             web.post(f"{API}/jobs/{{id}}/replay", acts.replay_job),
             web.post(f"{API}/jobs/{{id}}/cancel", acts.cancel_job),
@@ -65,6 +68,7 @@ def admin_app(deps: AdminDeps) -> web.Application:
             web.get(f"{API}/routes", admin.routes),
             web.post(f"{API}/routes/{{name}}/pause", acts.pause_route),
             web.post(f"{API}/routes/{{name}}/resume", acts.resume_route),
+            web.get(f"{API}/acts", admin.list_acts),
             web.get(f"{API}/stats", admin.stats),
             web.get(f"{API}/openapi.json", admin.openapi),
         ]
@@ -161,6 +165,12 @@ class Admin:
         """Answer every route, and which are paused."""
         read_nothing(request.query)
         return json({"routes": await self._figures.routes()})
+
+    async def list_acts(self, request: web.Request) -> web.Response:
+        """Answer one page of what operators did, newest first."""
+        wanted, limit, cursor = read_acts(request.query, now=datetime.now(UTC))
+        async with self._question():
+            return json(await list_acts(self._deps.db, wanted, limit=limit, cursor=cursor))
 
     async def vendors(self, request: web.Request) -> web.Response:
         """Answer every vendor with the figures of its lane."""

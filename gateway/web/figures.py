@@ -40,7 +40,7 @@ class AdminConfig(Protocol):
 
 
 async def _nothing() -> None:
-    """Follow no pauses."""
+    """Follow no acts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class AdminDeps:
     breakers: Mapping[str, CircuitBreaker] = field(default_factory=dict)
     router: Router = field(default_factory=lambda: Router((), {}))
     routes: Sequence[Route] = ()
-    steer: Callable[[], Awaitable[None]] = _nothing  # follows a pause on this node at once
+    steer: Callable[[], Awaitable[None]] = _nothing  # follows an act on this node at once
 
 
 class ServiceView(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import msgspec
 from gateway.model import JobState
 from gateway.store.operators import MAX_LIMIT
 from gateway.store.records import (
+    ActPage,
     DeadGroups,
     EventDetail,
     HeldKey,
@@ -18,8 +19,9 @@ from gateway.store.records import (
     ReplayRecord,
     ReroutedJob,
 )
+from gateway.store.steering import WAITING_STATES
 from gateway.web.figures import RouteView, StatsView, VendorView
-from gateway.web.parameters import DEFAULT_LIMIT, DEFAULT_RATE
+from gateway.web.parameters import DEFAULT_LIMIT, DEFAULT_RATE, MAX_TEXT_CHARS
 
 API = "/api/v1"
 
@@ -43,7 +45,7 @@ def document(version: str) -> dict[str, Any]:
     _, components = msgspec.json.schema_components(
         [
             *(Page, JobDetail, EventDetail, VendorView, RouteView, StatsView),
-            *(DeadGroups, ReplayRecord, ReplayDetail, ReroutedJob, HeldKey),
+            *(DeadGroups, ReplayRecord, ReplayDetail, ReroutedJob, HeldKey, ActPage),
         ],
         ref_template=_REF,
     )
@@ -139,6 +141,7 @@ def _paths() -> dict[str, Any]:
                 errors=(400, 401, 403, 422, 503),
             )
         },
+        **_cancel_many(),
         f"{API}/jobs/{{id}}": {
             "get": _operation(
                 "show_job",
@@ -229,6 +232,22 @@ def _paths() -> dict[str, Any]:
                 errors=(400, 401, 403),
             )
         },
+        f"{API}/acts": {
+            "get": _operation(
+                "list_acts",
+                "What operators did, newest first.",
+                _schema(ActPage),
+                parameters=[
+                    _query("who", _short_text(), "A part of it."),
+                    _query("act", _short_text(), "vendor.pause, or vendor for all about vendors."),
+                    _query("target", _short_text(), "A name or an id that it was about."),
+                    _query("since", text, f"Done then or later. {_MOMENT}"),
+                    _query("until", text, f"Done before then. {_MOMENT}"),
+                    *_paging(),
+                ],
+                errors=(400, 401, 403, 422, 503),
+            )
+        },
         f"{API}/stats": {
             "get": _operation(
                 "stats",
@@ -243,18 +262,30 @@ def _paths() -> dict[str, Any]:
     }
 
 
+def _cancel_many() -> dict[str, Any]:
+    return {
+        f"{API}/jobs/cancel": {
+            "post": _operation(
+                "cancel_jobs",
+                "Cancel the waiting jobs that match; nothing but the count for a dry run. Not"
+                " complete: at least so many match. Not done: the time was up; ask again.",
+                _object(**_counted(), cancelled={"type": "integer"}, done={"type": "boolean"}),
+                errors=(400, 401, 403, 422, 503),
+                body={
+                    "state": {"enum": sorted(WAITING_STATES)},
+                    **_many(),
+                    "dry_run": {"type": "boolean", "default": False},
+                },
+            )
+        }
+    }
+
+
 def _replays(id_: dict[str, Any]) -> dict[str, Any]:
     text = {"type": "string"}
-    counted: dict[str, Any] = {"count": {"type": "integer"}, "complete": {"type": "boolean"}}
     wish = {
         "state": {"enum": ["dead", "completed", "cancelled"], "default": "dead"},
-        "vendor": text,
-        "route": text,
-        "correlation_id": text,
-        "event_id": _uuid(),
-        "since": {"type": "string", "description": f"Made then or later. {_MOMENT}"},
-        "until": {"type": "string", "description": f"Made before then. {_MOMENT}"},
-        "error": {"type": "string", "description": "The error of a group of dead letters."},
+        **_many(),
         "rate": {"type": "string", "default": DEFAULT_RATE},
         "new_key": {
             "type": "boolean",
@@ -295,7 +326,7 @@ def _replays(id_: dict[str, Any]) -> dict[str, Any]:
                 "request_replay",
                 "Replay finished jobs in the background; 200 with nothing but the count for a dry"
                 " run. Not complete: at least so many match.",
-                _object(id=_uuid(), state={"const": "running"}, **counted),
+                _object(id=_uuid(), state={"const": "running"}, **_counted()),
                 errors=(400, 401, 403, 409, 422, 503),
                 status=202,
                 body=wish,
@@ -355,9 +386,34 @@ def _steering() -> dict[str, Any]:
     return paths
 
 
-def _listing() -> list[dict[str, Any]]:
-    text = {"type": "string", "maxLength": 255}
+def _counted() -> dict[str, Any]:
+    return {"count": {"type": "integer"}, "complete": {"type": "boolean"}}
+
+
+def _many() -> dict[str, Any]:
+    """The fields by which jobs are chosen to be acted on at once, but for their state."""
+    text = _short_text()
+    return {
+        "vendor": text,
+        "route": text,
+        "correlation_id": text,
+        "event_id": _uuid(),
+        "since": {"type": "string", "description": f"Made then or later. {_MOMENT}"},
+        "until": {"type": "string", "description": f"Made before then. {_MOMENT}"},
+        "error": text | {"description": "Their last error, as in a group of dead letters."},
+    }
+
+
+def _paging() -> list[dict[str, Any]]:
     limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
+    return [
+        _query("limit", limit),
+        _query("cursor", {"type": "string"}, "That of the page before."),
+    ]
+
+
+def _listing() -> list[dict[str, Any]]:
+    text = _short_text()
     return [
         _query("state", {"enum": [state.value for state in JobState]}),
         _query("vendor", text, "The lane."),
@@ -366,8 +422,7 @@ def _listing() -> list[dict[str, Any]]:
         _query("event_id", _uuid()),
         _query("since", {"type": "string"}, f"Made then or later. {_MOMENT}"),
         _query("until", {"type": "string"}, f"Made before then. {_MOMENT}"),
-        _query("limit", limit),
-        _query("cursor", {"type": "string"}, "That of the page before."),
+        *_paging(),
     ]
 
 
@@ -413,6 +468,10 @@ def _object(**properties: dict[str, Any]) -> dict[str, Any]:
 
 def _schema(struct: type[msgspec.Struct]) -> dict[str, Any]:
     return {"$ref": _REF.format(name=struct.__name__)}
+
+
+def _short_text() -> dict[str, Any]:
+    return {"type": "string", "maxLength": MAX_TEXT_CHARS}
 
 
 def _moment() -> dict[str, Any]:

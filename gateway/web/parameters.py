@@ -17,8 +17,9 @@ from gateway.config.values import rate as parse_rate
 from gateway.errors import GatewayError
 from gateway.model import FINAL_STATES, JobState
 from gateway.store.operators import MAX_LIMIT, decode_cursor, parse_moment, parse_time
-from gateway.store.records import JobFilter, Selection
+from gateway.store.records import ActFilter, JobFilter, ManyFilter, Selection
 from gateway.store.replays import check_rate
+from gateway.store.steering import WAITING_STATES
 
 DEFAULT_LIMIT = 50
 DEFAULT_RATE = "50/s"
@@ -43,19 +44,21 @@ class BadParameter(GatewayError):
 def read_listing(query: MultiMapping[str], *, now: datetime) -> tuple[JobFilter, int, str | None]:
     """Return the filter, the limit and the cursor. An empty value is as good as none."""
     given = _single(query, (*FILTERS, "limit", "cursor"))
-    wanted = JobFilter(
-        state=_read(given, "state", _state),
-        vendor=_read(given, "vendor", _text),
-        route=_read(given, "route", _text),
-        correlation_id=_read(given, "correlation_id", _text),
-        event_id=_read(given, "event_id", _uuid),
+    wanted = JobFilter(state=_read(given, "state", _state), **_filters(given, now))
+    return wanted, *_page(given)
+
+
+def read_acts(query: MultiMapping[str], *, now: datetime) -> tuple[ActFilter, int, str | None]:
+    """Return which acts, the limit and the cursor."""
+    given = _single(query, ("who", "act", "target", "since", "until", "limit", "cursor"))
+    wanted = ActFilter(
+        who=_read(given, "who", _text),
+        act=_read(given, "act", _text),
+        target=_read(given, "target", _text),
         since=_read(given, "since", lambda text: parse_moment(text, now=now)),
         until=_read(given, "until", lambda text: parse_moment(text, now=now)),
     )
-    cursor = given.get("cursor") or None
-    if cursor is not None:
-        _read(given, "cursor", decode_cursor)
-    return wanted, _read(given, "limit", _limit) or DEFAULT_LIMIT, cursor
+    return wanted, *_page(given)
 
 
 class ReplayWish(msgspec.Struct, frozen=True):
@@ -70,25 +73,34 @@ class ReplayWish(msgspec.Struct, frozen=True):
 def read_replay(body: bytes, *, now: datetime) -> ReplayWish:
     """Return what the JSON of a request for a replay says. A null is as good as none."""
     given = _object(body, (*FILTERS, "error", "rate", "new_key", "again", "dry_run"))
-    flags = {name: given.pop(name, False) for name in ("new_key", "again", "dry_run")}
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise BadParameter(name, "expected true or false")
+    flags = _flags(given, "new_key", "again", "dry_run")
     texts = _texts(given)
     wanted = Selection(
-        state=_read(texts, "state", _final_state) or JobState.DEAD,
-        vendor=_read(texts, "vendor", _text),
-        route=_read(texts, "route", _text),
-        correlation_id=_read(texts, "correlation_id", _text),
-        event_id=_read(texts, "event_id", _uuid),
-        since=_read(texts, "since", lambda text: parse_moment(text, now=now)),
-        until=_read(texts, "until", lambda text: parse_moment(text, now=now)),
+        state=_read(texts, "state", _one_of(FINAL_STATES)) or JobState.DEAD,
+        **_filters(texts, now),
         error=_read(texts, "error", _text),
         again=flags["again"],
     )
     rate = _read(texts | {"rate": texts.get("rate") or DEFAULT_RATE}, "rate", _rate)
     assert rate is not None  # noqa: S101  # a text was given
     return ReplayWish(wanted, rate, flags["new_key"], flags["dry_run"])
+
+
+def read_cancel(body: bytes, *, now: datetime) -> tuple[ManyFilter, bool]:
+    """Return which waiting jobs to cancel, and whether only to count them; all of them is no wish
+    that an empty body may stand for.
+    """
+    given = _object(body, (*FILTERS, "error", "dry_run"))
+    flags = _flags(given, "dry_run")
+    texts = _texts(given)
+    wanted = ManyFilter(
+        state=_read(texts, "state", _one_of(WAITING_STATES)),
+        **_filters(texts, now),
+        error=_read(texts, "error", _text),
+    )
+    if wanted == ManyFilter():
+        raise BadParameter("body", f"give at least one of {', '.join((*FILTERS, 'error'))}")
+    return wanted, flags["dry_run"]
 
 
 def read_moment(body: bytes) -> datetime | float:
@@ -117,13 +129,7 @@ def read_key(body: bytes) -> tuple[str, str]:
 
 def read_dead(query: MultiMapping[str], *, now: datetime) -> JobFilter:
     """Return which dead letters to group."""
-    given = _single(query, ("vendor", "route", "since", "until"))
-    return JobFilter(
-        vendor=_read(given, "vendor", _text),
-        route=_read(given, "route", _text),
-        since=_read(given, "since", lambda text: parse_moment(text, now=now)),
-        until=_read(given, "until", lambda text: parse_moment(text, now=now)),
-    )
+    return JobFilter(**_filters(_single(query, ("vendor", "route", "since", "until")), now))
 
 
 def read_new_key_flag(query: MultiMapping[str]) -> bool:
@@ -163,6 +169,35 @@ def _object(body: bytes, known: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+def _flags(given: dict[str, Any], *names: str) -> dict[str, bool]:
+    """Take the flags out of a JSON object; what is not given is false."""
+    flags = {name: given.pop(name, False) for name in names}
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise BadParameter(name, "expected true or false")
+    return flags
+
+
+def _filters(given: dict[str, str], now: datetime) -> dict[str, Any]:
+    """Return the filters by jobs but for the state, as fields of a ``JobFilter``."""
+    return {
+        "vendor": _read(given, "vendor", _text),
+        "route": _read(given, "route", _text),
+        "correlation_id": _read(given, "correlation_id", _text),
+        "event_id": _read(given, "event_id", _uuid),
+        "since": _read(given, "since", lambda text: parse_moment(text, now=now)),
+        "until": _read(given, "until", lambda text: parse_moment(text, now=now)),
+    }
+
+
+def _page(given: dict[str, str]) -> tuple[int, str | None]:
+    """Return the limit and the cursor of a listing."""
+    cursor = given.get("cursor") or None
+    if cursor is not None:
+        _read(given, "cursor", decode_cursor)
+    return _read(given, "limit", _limit) or DEFAULT_LIMIT, cursor
+
+
 def _texts(given: dict[str, Any]) -> dict[str, str]:
     for name, value in given.items():
         if not isinstance(value, str):
@@ -197,10 +232,13 @@ def _state(text: str) -> JobState:
         raise ValueError(f"expected one of {', '.join(JobState)}") from None
 
 
-def _final_state(text: str) -> JobState:
-    if text not in FINAL_STATES:
-        raise ValueError(f"expected one of {', '.join(sorted(FINAL_STATES))}")
-    return JobState(text)
+def _one_of(states: Collection[JobState]) -> Callable[[str], JobState]:
+    def read(text: str) -> JobState:
+        if text not in states:
+            raise ValueError(f"expected one of {', '.join(sorted(states))}")
+        return JobState(text)
+
+    return read
 
 
 def _rate(text: str) -> Rate:

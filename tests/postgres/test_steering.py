@@ -11,12 +11,12 @@ import asyncpg
 import pytest
 from store_samples import NODE, ZERO, held_job, new_event, new_job, put_job, put_node, row, settled
 
-from gateway.errors import NotFound, Refused
+from gateway.errors import NotFound, Refused, TooWide
 from gateway.model import Job, JobState
 from gateway.store import jobs, operators, steering
 from gateway.store.database import Database
 from gateway.store.events import Acceptance, accept
-from gateway.store.records import Count, JobFilter
+from gateway.store.records import Cancelled, Count, ManyFilter
 from gateway.store.sql import query
 from gateway.store.steering import Pauses
 
@@ -152,6 +152,48 @@ def _nodes(plan: Any) -> list[Any]:
     return [plan, *(node for child in plan.get("Plans", ()) for node in _nodes(child))]
 
 
+async def test_resuming_a_vendor_ends_its_parking_and_makes_its_retries_due(
+    db: Database, connection: Any
+) -> None:
+    """Whoever resumes it knows that it can be called: neither Retry-After nor breaker keep on."""
+    far = datetime.now(UTC) + timedelta(hours=1)
+    retry, other, delayed = [
+        await put_job(connection, state="scheduled", run_at=far, **given)
+        for given in (
+            {"attempt": 1, "last_status": 429},
+            {"attempt": 1, "last_status": 429, "vendor": "erp"},
+            {"attempt": 0},
+        )
+    ]
+    await connection.execute(
+        """INSERT INTO gateway.vendor_state (vendor, parked_until, breaker, breaker_until,
+                                            breaker_node)
+           VALUES ('crm', now() + interval '1 hour', 'open', now() + interval '30 s', 'one')"""
+    )
+    assert await steering.resume_vendor(db, "crm", who=WHO)
+    state = await connection.fetchrow("SELECT * FROM gateway.vendor_state")
+    assert (state["parked_until"], state["breaker"], state["breaker_node"], state["resumes"]) == (
+        None,
+        "closed",
+        None,
+        1,
+    )
+    assert await jobs.promote(db, limit=10, floor=ZERO) == {"crm": 1}
+    assert (await row(connection, retry))["state"] == "available"
+    assert (await row(connection, other))["run_at"] == far
+    assert (await row(connection, delayed))["run_at"] == far
+    assert not await steering.resume_vendor(db, "crm", who=WHO)
+    was = {"paused": False, "parked": True, "breaker": "open"}
+    assert [result for *_, result in await acts(connection)] == [
+        {"changed": True, "was": was, "retries_due": 1},
+        {
+            "changed": False,
+            "was": {"paused": False, "parked": False, "breaker": "closed"},
+            "retries_due": 0,
+        },
+    ]
+
+
 # Waiting jobs -----------------------------------------------------------------------------------
 
 
@@ -188,7 +230,7 @@ async def test_a_cancel_by_filter_takes_what_waits_and_nothing_else(
         await put_job(connection, state=state)
     await put_job(connection, state="scheduled", route="other")
     count, wanted = await steering.count_waiting(
-        db, JobFilter(state=JobState.SCHEDULED, route="orders")
+        db, ManyFilter(state=JobState.SCHEDULED, route="orders")
     )
     assert count == Count(3, True)
     later = await put_job(connection, state="scheduled", job_id=_later())
@@ -209,17 +251,61 @@ async def test_a_cancel_by_filter_takes_what_waits_and_nothing_else(
     assert target.items() <= book[0][2].items()
 
 
+async def test_a_cancel_by_the_kind_of_the_last_error_takes_only_those(
+    db: Database, connection: Any
+) -> None:
+    for error in ("HTTP 500: order 17", "HTTP 500: order 4", "timeout", None):
+        await put_job(connection, state="scheduled", last_error=error)
+    wanted = ManyFilter(error="HTTP 500: order #")
+    assert (await steering.count_waiting(db, wanted))[0] == Count(2, True)
+    assert await steering.cancel_waiting(db, wanted, who=WHO) == Cancelled(2, True)
+    assert await states(connection) == ["cancelled", "cancelled", "scheduled", "scheduled"]
+
+
+async def test_a_cancel_whose_time_is_up_says_so_and_goes_on_when_asked_again(
+    db: Database, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steering, "CANCEL_ROWS", 2)
+    for _ in range(5):
+        await put_job(connection)
+    wanted = ManyFilter(vendor="crm")
+    assert await steering.cancel_waiting(db, wanted, who=WHO, seconds=0.0) == Cancelled(2, False)
+    assert await steering.cancel_waiting(db, wanted, who=WHO) == Cancelled(3, True)
+    assert await steering.cancel_waiting(db, wanted, who=WHO) == Cancelled(0, True)
+    assert [result for *_, result in await acts(connection)] == [
+        {"cancelled": 2},
+        {"cancelled": 2},
+        {"cancelled": 1},
+    ]
+
+
+async def test_a_cancel_that_takes_too_long_is_too_wide_and_no_outage(
+    db: Database, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steering, "SEARCH_SECONDS", 0.05)
+    job_id = await put_job(connection)
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute("SELECT FROM gateway.jobs WHERE id = $1 FOR UPDATE", job_id)
+    with pytest.raises(TooWide):
+        await steering.cancel_waiting(db, ManyFilter(vendor="crm"), who=WHO)
+    await transaction.rollback()
+    assert db.up
+    assert await states(connection) == ["available"]
+    assert await acts(connection) == []
+
+
 async def test_cancelling_a_whole_line_leaves_nobody_behind(db: Database, connection: Any) -> None:
     for _ in range(4):
         await put_job(connection, ordering_key="k")
-    assert await steering.cancel_some(db, JobFilter(route="orders"), who=WHO) == (4, 4)
+    assert await steering.cancel_some(db, ManyFilter(route="orders"), who=WHO) == (4, 4)
     assert await states(connection) == ["cancelled"] * 4
     assert await connection.fetchval("SELECT count(*) FROM gateway.ordering_keys") == 0
 
 
 async def test_only_jobs_that_wait_can_be_cancelled_by_filter(db: Database) -> None:
     with pytest.raises(Refused, match="only jobs that wait"):
-        await steering.count_waiting(db, JobFilter(state=JobState.DEAD))
+        await steering.count_waiting(db, ManyFilter(state=JobState.DEAD))
 
 
 def _later() -> UUID:

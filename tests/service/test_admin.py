@@ -536,6 +536,61 @@ async def test_a_wish_that_cannot_be_read_is_refused_by_name(
     assert await db.fetch_sql("SELECT 1 FROM gateway.replays") == []
 
 
+async def test_waiting_jobs_are_counted_and_cancelled_by_filter(serve: Any, db: Database) -> None:
+    _, client = await serve()
+    for state in ("available", "scheduled", "running", "dead"):
+        await add_job(db, state=state)
+    await add_job(db, vendor="erp")
+    path, counted = f"{API}/jobs/cancel", {"count": 2, "complete": True}
+    response = await client.post(path, json={"vendor": "crm", "dry_run": True})
+    assert (response.status, await response.json()) == (200, {"dry_run": True, **counted})
+    assert await db.fetch_sql("SELECT FROM gateway.jobs WHERE state = 'cancelled'") == []
+    response = await client.post(path, json={"vendor": "crm", "since": "1h"})
+    assert await response.json() == {**counted, "cancelled": 2, "done": True}
+    rows = await db.fetch_sql("SELECT vendor, state::text AS state FROM gateway.jobs ORDER BY id")
+    assert [tuple(row) for row in rows] == [
+        ("crm", "cancelled"),
+        ("crm", "cancelled"),
+        ("crm", "running"),
+        ("crm", "dead"),
+        ("erp", "available"),
+    ]
+    answer = await (await client.get(f"{API}/acts?act=jobs&target=crm")).json()
+    (act,) = answer["acts"]
+    assert (act["who"], act["result"]) == ("api from 127.0.0.1", {"cancelled": 2})
+    assert answer["cursor"] is None
+    assert set(act) == set(document("1")["components"]["schemas"]["ActRecord"]["properties"])
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ("", "body"),
+        ("{}", "body"),
+        ('{"dry_run": true}', "body"),
+        ('{"vendor": null}', "body"),
+        ('{"state": "running"}', "state"),
+        ('{"state": "dead"}', "state"),
+        ('{"rate": "5/s"}', "rate"),
+        ('{"vendor": "crm", "dry_run": 1}', "dry_run"),
+    ],
+)
+async def test_a_cancel_that_names_no_jobs_or_others_is_refused(
+    serve: Any, db: Database, body: str, named: str
+) -> None:
+    _, client = await serve()
+    await add_job(db)
+    said = await error_of(await client.post(f"{API}/jobs/cancel", data=body), 400)
+    assert said.startswith(f"bad_parameter: {named}: ")
+    assert await db.fetch_sql("SELECT FROM gateway.jobs WHERE state = 'cancelled'") == []
+
+
+@pytest.mark.parametrize("query", ["actor=x", "limit=0", "cursor=x", "since=soon", "who=a&who=b"])
+async def test_a_question_about_acts_that_cannot_be_read_is_refused(serve: Any, query: str) -> None:
+    _, client = await serve()
+    assert (await client.get(f"{API}/acts?{query}")).status == 400
+
+
 async def test_what_cannot_be_paused_is_said(serve: Any) -> None:
     _, client = await serve()
     assert (await client.post(f"{API}/vendors/crm/pause")).status == 200

@@ -86,11 +86,12 @@ SELECT gateway.release_key($1, $2, $3) AS next
 SELECT now() AS now
 
 -- name: count_waiting
--- Jobs that wait, counting no further than $8. $1 state, $2 vendor, $3 route, $4 correlation id,
--- $5 event; $6 the lowest id, $7 the id above the highest. A null filters nothing.
+-- Jobs that wait, counting no further than $9. $1 state, $2 vendor, $3 route, $4 correlation id,
+-- $5 event, $6 fingerprint of the last error; $7 the lowest id, $8 the id above the highest. A null
+-- filters nothing.
 SELECT count(*) AS jobs
 FROM (SELECT FROM gateway.jobs
-      WHERE id >= $6 AND id < $7
+      WHERE id >= $7 AND id < $8
         AND ($1::gateway.job_state IS NULL OR state = $1)
         AND ($1 IS DISTINCT FROM 'available' OR claimable)
         AND ($1 IS DISTINCT FROM 'scheduled' OR due_at IS NOT NULL)
@@ -100,15 +101,16 @@ FROM (SELECT FROM gateway.jobs
         AND ($3::text IS NULL OR route = $3)
         AND ($4::text IS NULL OR correlation_id = $4)
         AND ($5::uuid IS NULL OR event_id = $5)
-      LIMIT $8) w
+        AND ($6::text IS NULL OR gateway.fingerprint(last_error) = $6)
+      LIMIT $9) w
 
 -- name: cancel_waiting
--- Cancel some of them, $8 at most; return how many were found and how many are cancelled now. Their
+-- Cancel some of them, $9 at most; return how many were found and how many are cancelled now. Their
 -- lines are locked first and in order, as a settle does it, so that the two cannot deadlock.
--- $9 who does it, $10 the filter as it goes into the book.
+-- $10 who does it, $11 the filter as it goes into the book.
 WITH found AS MATERIALIZED (
     SELECT id, route, ordering_key FROM gateway.jobs
-    WHERE id >= $6 AND id < $7
+    WHERE id >= $7 AND id < $8
       AND ($1::gateway.job_state IS NULL OR state = $1)
       AND ($1 IS DISTINCT FROM 'available' OR claimable)
       AND ($1 IS DISTINCT FROM 'scheduled' OR due_at IS NOT NULL)
@@ -118,7 +120,8 @@ WITH found AS MATERIALIZED (
       AND ($3::text IS NULL OR route = $3)
       AND ($4::text IS NULL OR correlation_id = $4)
       AND ($5::uuid IS NULL OR event_id = $5)
-    LIMIT $8
+      AND ($6::text IS NULL OR gateway.fingerprint(last_error) = $6)
+    LIMIT $9
 ), lines AS MATERIALIZED (
     SELECT k.route FROM gateway.ordering_keys k
     WHERE (k.route, k.key) IN (SELECT route, ordering_key FROM found WHERE ordering_key IS NOT NULL)
@@ -127,13 +130,13 @@ WITH found AS MATERIALIZED (
 ), cancelled AS (
     UPDATE gateway.jobs
     SET state = 'cancelled', finished_at = now(), last_error = 'cancelled by an operator'
-    WHERE id = ANY (ARRAY (SELECT id FROM found)) AND id >= $6 AND id < $7
+    WHERE id = ANY (ARRAY (SELECT id FROM found)) AND id >= $7 AND id < $8
       AND state IN ('scheduled', 'available', 'blocked')
       AND ($1::gateway.job_state IS NULL OR state = $1)
       AND (SELECT count(*) FROM lines) >= 0
     RETURNING id
 ), told AS (
-    SELECT gateway.record_act($9, 'jobs.cancel', $10::jsonb, jsonb_build_object('cancelled', count(*)))
+    SELECT gateway.record_act($10, 'jobs.cancel', $11::jsonb, jsonb_build_object('cancelled', count(*)))
     FROM cancelled HAVING count(*) > 0
 )
 SELECT (SELECT count(*) FROM found) AS found, (SELECT count(*) FROM cancelled) AS cancelled,
