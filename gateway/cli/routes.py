@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 import msgspec
 
-from gateway.cli.choosing import operator
 from gateway.cli.jobs import json_option
 from gateway.cli.options import config_option, load_or_exit
 from gateway.cli.output import print_json, print_table
 from gateway.cli.session import ask
+from gateway.cli.switching import switch
 from gateway.config.model import Config, Route
 from gateway.errors import NotFound
 from gateway.store import steering
@@ -70,9 +70,15 @@ def list_command(config_path: Path, *, as_json: bool) -> None:
 @json_option
 def pause_command(config_path: Path, name: str, *, as_json: bool) -> None:
     """Have no node run a route's jobs; they wait, and other routes go on."""
-    config = _known(load_or_exit(config_path), name)
-    changed = ask(config, lambda db: steering.pause_route(db, name, who=operator()))
-    tell_switched("route", name, paused=True, changed=changed, as_json=as_json)
+    switch(
+        config_path,
+        name,
+        steering.pause_route,
+        what="route",
+        paused=True,
+        check=_check,
+        as_json=as_json,
+    )
 
 
 @routes.command("resume")
@@ -81,24 +87,20 @@ def pause_command(config_path: Path, name: str, *, as_json: bool) -> None:
 @json_option
 def resume_command(config_path: Path, name: str, *, as_json: bool) -> None:
     """Let the nodes run a route's jobs again."""
-    config = _known(load_or_exit(config_path), name)
-    changed = ask(config, lambda db: steering.resume_route(db, name, who=operator()))
-    tell_switched("route", name, paused=False, changed=changed, as_json=as_json)
+    switch(
+        config_path,
+        name,
+        steering.resume_route,
+        what="route",
+        paused=False,
+        check=_check,
+        as_json=as_json,
+    )
 
 
-def tell_switched(what: str, name: str, *, paused: bool, changed: bool, as_json: bool) -> None:
-    """Print what became of a pause."""
-    if as_json:
-        print_json({"name": name, "paused": paused, "changed": changed})
-        return
-    state = "paused" if paused else "running"
-    click.echo(f"{what} {name} is {state}" if changed else f"{what} {name} was {state} already")
-
-
-def _known(config: Config, name: str) -> Config:
+def _check(config: Config, name: str) -> None:
     if all(route.name != name for route in config.routes):
         raise NotFound(f"route {name}: not in the configuration; `gateway routes list` names them")
-    return config
 
 
 def _row(route: Route, figures: RouteFigures) -> RouteRow:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 import click
 import msgspec
 
-from gateway.cli.choosing import operator
 from gateway.cli.jobs import json_option
 from gateway.cli.options import config_option, load_or_exit
 from gateway.cli.output import print_json, print_table
-from gateway.cli.routes import tell_switched
 from gateway.cli.session import ask
+from gateway.cli.switching import switch
 from gateway.config.model import Config, Vendor
 from gateway.config.values import rate_text
 from gateway.errors import NotFound, Refused
@@ -35,6 +35,8 @@ class VendorRow(msgspec.Struct, frozen=True, kw_only=True):
     scheduled: int
     dead: int
     paused: bool
+    parked_until: datetime | None  # it asked to be left alone until then
+    breaker: str | None  # over all nodes; None: it has none
 
 
 @click.group()
@@ -58,10 +60,11 @@ def list_command(config_path: Path, *, as_json: bool) -> None:
         return
     print_table(
         ("vendor", "verify", "calls", "rate", "concurrency",
-         "backlog", "scheduled", "dead", "paused"),
+         "backlog", "scheduled", "dead", "paused", "parked until", "breaker"),
         [
             (row.name, row.verify, row.base_url, row.rate, row.concurrency,
-             row.backlog, row.scheduled, row.dead, row.paused)
+             row.backlog, row.scheduled, row.dead, row.paused,
+             row.parked_until, row.breaker)
             for row in rows
         ],
     )  # fmt: skip
@@ -73,9 +76,15 @@ def list_command(config_path: Path, *, as_json: bool) -> None:
 @json_option
 def pause_command(config_path: Path, name: str, *, as_json: bool) -> None:
     """Have no node call a vendor; its jobs wait, and calls under way end by themselves."""
-    config = _called(load_or_exit(config_path), name)
-    changed = ask(config, lambda db: steering.pause_vendor(db, name, who=operator()))
-    tell_switched("vendor", name, paused=True, changed=changed, as_json=as_json)
+    switch(
+        config_path,
+        name,
+        steering.pause_vendor,
+        what="vendor",
+        paused=True,
+        check=_check,
+        as_json=as_json,
+    )
 
 
 @vendors.command("resume")
@@ -83,13 +92,19 @@ def pause_command(config_path: Path, name: str, *, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def resume_command(config_path: Path, name: str, *, as_json: bool) -> None:
-    """Let the nodes call a vendor again."""
-    config = _called(load_or_exit(config_path), name)
-    changed = ask(config, lambda db: steering.resume_vendor(db, name, who=operator()))
-    tell_switched("vendor", name, paused=False, changed=changed, as_json=as_json)
+    """Let the nodes call a vendor again, now: whatever its Retry-After or its breaker say."""
+    switch(
+        config_path,
+        name,
+        steering.resume_vendor,
+        what="vendor",
+        paused=False,
+        check=_check,
+        as_json=as_json,
+    )
 
 
-def _called(config: Config, name: str) -> Config:
+def _check(config: Config, name: str) -> None:
     vendor = config.vendors.get(name)
     if name != LOCAL and vendor is None:
         raise NotFound(
@@ -97,7 +112,6 @@ def _called(config: Config, name: str) -> Config:
         )
     if vendor is not None and vendor.api is None:
         raise Refused(f"vendor {name}: is not called, so there is nothing to pause")
-    return config
 
 
 def _rows(config: Config, counted: Mapping[str, VendorFigures]) -> list[VendorRow]:
@@ -117,6 +131,8 @@ def _rows(config: Config, counted: Mapping[str, VendorFigures]) -> list[VendorRo
                 scheduled=figures.scheduled,
                 dead=figures.dead,
                 paused=figures.paused,
+                parked_until=figures.parked_until,
+                breaker=figures.breaker if vendor.api and vendor.api.breaker else None,
             )
         )
     return rows

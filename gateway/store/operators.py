@@ -376,7 +376,7 @@ async def _vendor_figures(connection: Any) -> dict[str, VendorFigures]:
             fields.setdefault(row["vendor"], {})[name] = row["jobs"]
     for row in await connection.fetch(query("operators.vendor_state")):
         fields.setdefault(row["vendor"], {}).update(
-            paused=row["paused"], parked_until=row["parked_until"]
+            paused=row["paused"], parked_until=row["parked_until"], breaker=row["breaker"]
         )
     return {vendor: VendorFigures(**given) for vendor, given in sorted(fields.items())}
 

@@ -142,7 +142,8 @@ class VendorFigures(msgspec.Struct, frozen=True, kw_only=True):
     scheduled: int = 0
     dead: int = 0
     paused: bool = False
-    parked_until: datetime | None = None
+    parked_until: datetime | None = None  # None, too, once it is over
+    breaker: str = "closed"  # as the node that opened it told
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):

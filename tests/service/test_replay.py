@@ -1,19 +1,12 @@
 """Replays and pauses in the real process: once each across a SIGKILL, live traffic first, and
 what an operator paused stays paused on every node and after every restart."""
 
-import asyncio
-import json
-import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from aiohttp import web
 from harness import (
-    ROOT,
-    SECRET,
     Call,
     Gateway,
     Records,
@@ -25,6 +18,7 @@ from harness import (
     ok,
     route,
 )
+from operating import command, get_json, post
 
 CALL = 'call = "POST crm:/orders"'
 
@@ -53,17 +47,6 @@ async def put_dead(records: Records, count: int, *, name: str = "order") -> None
     )
 
 
-async def post(url: str, body: Any = None) -> tuple[int, Any]:
-    async with aiohttp.ClientSession() as session, session.post(url, json=body) as response:
-        return response.status, await response.json()
-
-
-async def get_json(url: str) -> Any:
-    async with aiohttp.ClientSession() as session, session.get(url) as response:
-        assert response.status == 200, await response.text()
-        return await response.json()
-
-
 class Counting(Vendor):
     """Knows how many of its calls wait for an answer."""
 
@@ -76,21 +59,6 @@ async def hang(vendor: Vendor, call: Call) -> web.StreamResponse:
     await vendor.released.wait()
     vendor.hanging -= 1
     return web.Response(text="at last")
-
-
-async def command(config: Path, *words: str, expect: int = 0) -> list[Any]:
-    """Run ``gateway …`` and return what it printed, decoded."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", *words, "--config", str(config), "--json"),
-        cwd=ROOT,
-        env={**os.environ, "SHOP_SECRET": SECRET},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode == expect, err.decode()
-    return [json.loads(line) for line in out.splitlines()]
 
 
 def old(calls: Iterable[Any]) -> int:

@@ -127,4 +127,8 @@ SELECT node, version, started_at, seen_at, extract(epoch FROM now() - seen_at)::
 FROM gateway.nodes ORDER BY node
 
 -- name: vendor_state
-SELECT vendor, paused, parked_until FROM gateway.vendor_state ORDER BY vendor
+SELECT vendor, paused,
+       CASE WHEN parked_until > now() THEN parked_until END AS parked_until,
+       CASE WHEN breaker = 'open' AND breaker_until <= now() THEN 'half-open' ELSE breaker END AS breaker
+FROM gateway.vendor_state
+ORDER BY vendor
