@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
@@ -206,11 +206,34 @@ class Template:
         return self._value if self._fill is None else self._fill(context)
 
 
+class CallTarget(NamedTuple):
+    """A route's ``call``, taken apart; *path* has the query, and may hold templates."""
+
+    method: str
+    vendor: str
+    path: str
+
+
 def parse_call(text: str) -> tuple[str, str, Template]:
     """Split ``"METHOD vendor:/path"`` into the method, the vendor and the path with its query.
 
     Raises :class:`ExpressionInvalid`, which tells what to write instead.
     """
+    method, vendor, path = split_call(text)
+    template = Template.compile(path)
+    for part in template._parts:
+        if isinstance(part, str) and (unfit := _UNFIT_FOR_URL.search(part)):
+            raise ExpressionInvalid(
+                f"{shown(text)}: {unfit[0]!r} cannot stand in a URL; "
+                f"write it percent-encoded: {quote(unfit[0], safe='')}"
+            )
+    if template.constant and has_dot_segment(path):
+        raise ExpressionInvalid(f"{shown(text)}: the path cannot hold '.' or '..' segments")
+    return method, vendor, template
+
+
+def split_call(text: str) -> CallTarget:
+    """Do the same without a look at the path's templates; raises :class:`ExpressionInvalid`."""
     shape = 'write "METHOD vendor:/path", such as "POST crm:/deals"'
     method, _, target = text.strip().partition(" ")
     if method not in METHODS:
@@ -226,16 +249,7 @@ def parse_call(text: str) -> tuple[str, str, Template]:
         )
     if not path.startswith("/"):
         raise ExpressionInvalid(f"{shown(text)}: the path must begin with '/'; {shape}")
-    template = Template.compile(path)
-    for part in template._parts:
-        if isinstance(part, str) and (unfit := _UNFIT_FOR_URL.search(part)):
-            raise ExpressionInvalid(
-                f"{shown(text)}: {unfit[0]!r} cannot stand in a URL; "
-                f"write it percent-encoded: {quote(unfit[0], safe='')}"
-            )
-    if template.constant and has_dot_segment(path):
-        raise ExpressionInvalid(f"{shown(text)}: the path cannot hold '.' or '..' segments")
-    return method, vendor, template
+    return CallTarget(method, vendor, path)
 
 
 def has_dot_segment(url: str) -> bool:

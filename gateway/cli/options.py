@@ -1,4 +1,4 @@
-"""What the commands share: the ``--config`` option, and a configuration or a clean exit."""
+"""What the commands share: the ``--config`` option, a configuration or a clean exit."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import click
 
 from gateway.config.loader import check
-from gateway.config.model import Config
-from gateway.errors import Fault
+from gateway.config.model import Config, Webhook
+from gateway.errors import Fault, NotFound
 
 EXIT_BAD_CONFIGURATION = 78  # EX_CONFIG of sysexits.h; systemd does not restart after it
 
@@ -41,6 +41,17 @@ def load_or_exit(path: Path, *, warn: bool = False) -> Config:
         print_faults(path, faults)
         sys.exit(EXIT_BAD_CONFIGURATION)
     return config
+
+
+def webhook_of(config: Config, name: str) -> Webhook:
+    """Return what the vendor *name* sends; raises :class:`NotFound`."""
+    vendor = config.vendors.get(name)
+    if vendor is None or vendor.webhook is None:
+        senders = ", ".join(sorted(n for n, v in config.vendors.items() if v.webhook)) or "none"
+        raise NotFound(
+            f"no [vendors.{name}.webhook] in {config.source}; vendors that send: {senders}"
+        )
+    return vendor.webhook
 
 
 def print_faults(path: Path, faults: Iterable[Fault]) -> None:

@@ -11,7 +11,7 @@ from gateway.cli.jobs import json_option
 from gateway.cli.options import config_option, load_or_exit
 from gateway.cli.output import print_json, print_table
 from gateway.cli.session import ask
-from gateway.cli.switching import switch
+from gateway.cli.switching import add_switches
 from gateway.config.model import Config, Route
 from gateway.errors import NotFound
 from gateway.store import steering
@@ -64,43 +64,21 @@ def list_command(config_path: Path, *, as_json: bool) -> None:
     )
 
 
-@routes.command("pause")
-@config_option
-@click.argument("name")
-@json_option
-def pause_command(config_path: Path, name: str, *, as_json: bool) -> None:
-    """Have no node run a route's jobs; they wait, and other routes go on."""
-    switch(
-        config_path,
-        name,
-        steering.pause_route,
-        what="route",
-        paused=True,
-        check=_check,
-        as_json=as_json,
-    )
-
-
-@routes.command("resume")
-@config_option
-@click.argument("name")
-@json_option
-def resume_command(config_path: Path, name: str, *, as_json: bool) -> None:
-    """Let the nodes run a route's jobs again."""
-    switch(
-        config_path,
-        name,
-        steering.resume_route,
-        what="route",
-        paused=False,
-        check=_check,
-        as_json=as_json,
-    )
-
-
 def _check(config: Config, name: str) -> None:
     if all(route.name != name for route in config.routes):
         raise NotFound(f"route {name}: not in the configuration; `gateway routes list` names them")
+
+
+add_switches(
+    routes,
+    what="route",
+    check=_check,
+    pause=(
+        steering.pause_route,
+        "Have no node run a route's jobs; they wait, and other routes go on.",
+    ),
+    resume=(steering.resume_route, "Let the nodes run a route's jobs again."),
+)
 
 
 def _row(route: Route, figures: RouteFigures) -> RouteRow:

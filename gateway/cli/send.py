@@ -13,11 +13,11 @@ import click
 import msgspec
 
 from gateway.cli.jobs import json_option
-from gateway.cli.options import config_option, load_or_exit
+from gateway.cli.options import config_option, load_or_exit, webhook_of
 from gateway.cli.output import print_json, print_table
 from gateway.cli.sample import choose_event_type, choose_fields, make_sample
-from gateway.config.model import Address, Config, Webhook
-from gateway.errors import GatewayError, NotFound
+from gateway.config.model import Address, Webhook
+from gateway.errors import GatewayError
 
 TIMEOUT_SECONDS = 30.0
 MAX_ANSWER_BYTES = 64 << 10
@@ -72,7 +72,7 @@ def send(
     Signed with the first of the vendor's secrets; without --body a small made-up event is sent.
     """
     config = load_or_exit(config_path)
-    webhook = _webhook(config, vendor)
+    webhook = webhook_of(config, vendor)
     target = url or _local_url(config.server.listen, vendor)
     given = body.read() if body is not None else None
     extra = dict(_header(header) for header in headers)
@@ -155,16 +155,6 @@ class _Connection:
                 " is `gateway serve` running, with this configuration?"
             ) from error
         return _read(response.status, answer)
-
-
-def _webhook(config: Config, name: str) -> Webhook:
-    vendor = config.vendors.get(name)
-    if vendor is None or vendor.webhook is None:
-        senders = ", ".join(sorted(n for n, v in config.vendors.items() if v.webhook)) or "none"
-        raise NotFound(
-            f"no [vendors.{name}.webhook] in {config.source}; vendors that send: {senders}"
-        )
-    return vendor.webhook
 
 
 def _local_url(listen: Address, vendor: str) -> str:

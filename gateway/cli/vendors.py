@@ -13,7 +13,7 @@ from gateway.cli.jobs import json_option
 from gateway.cli.options import config_option, load_or_exit
 from gateway.cli.output import print_json, print_table
 from gateway.cli.session import ask
-from gateway.cli.switching import switch
+from gateway.cli.switching import add_switches
 from gateway.config.model import Config, Vendor
 from gateway.config.values import rate_text
 from gateway.errors import NotFound, Refused
@@ -70,40 +70,6 @@ def list_command(config_path: Path, *, as_json: bool) -> None:
     )  # fmt: skip
 
 
-@vendors.command("pause")
-@config_option
-@click.argument("name")
-@json_option
-def pause_command(config_path: Path, name: str, *, as_json: bool) -> None:
-    """Have no node call a vendor; its jobs wait, and calls under way end by themselves."""
-    switch(
-        config_path,
-        name,
-        steering.pause_vendor,
-        what="vendor",
-        paused=True,
-        check=_check,
-        as_json=as_json,
-    )
-
-
-@vendors.command("resume")
-@config_option
-@click.argument("name")
-@json_option
-def resume_command(config_path: Path, name: str, *, as_json: bool) -> None:
-    """Let the nodes call a vendor again, now: whatever its Retry-After or its breaker say."""
-    switch(
-        config_path,
-        name,
-        steering.resume_vendor,
-        what="vendor",
-        paused=False,
-        check=_check,
-        as_json=as_json,
-    )
-
-
 def _check(config: Config, name: str) -> None:
     vendor = config.vendors.get(name)
     if name != LOCAL and vendor is None:
@@ -112,6 +78,21 @@ def _check(config: Config, name: str) -> None:
         )
     if vendor is not None and vendor.api is None:
         raise Refused(f"vendor {name}: is not called, so there is nothing to pause")
+
+
+add_switches(
+    vendors,
+    what="vendor",
+    check=_check,
+    pause=(
+        steering.pause_vendor,
+        "Have no node call a vendor; its jobs wait, and calls under way end by themselves.",
+    ),
+    resume=(
+        steering.resume_vendor,
+        "Let the nodes call a vendor again, now: whatever its Retry-After or its breaker say.",
+    ),
+)
 
 
 def _rows(config: Config, counted: Mapping[str, VendorFigures]) -> list[VendorRow]:

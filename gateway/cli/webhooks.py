@@ -10,10 +10,10 @@ from typing import BinaryIO
 
 import click
 
-from gateway.cli.options import config_option, load_or_exit
+from gateway.cli.options import config_option, load_or_exit, webhook_of
 from gateway.cli.output import print_json, print_table
-from gateway.config.model import Config, Webhook
-from gateway.errors import GatewayError, NotFound, SignatureRefused
+from gateway.config.model import Webhook
+from gateway.errors import GatewayError, SignatureRefused
 from gateway.webhooks.explain import Explanation, explain
 from gateway.webhooks.handshakes import Handshakes
 from gateway.webhooks.table import senders_markdown, senders_plain
@@ -58,7 +58,7 @@ def explain_command(
     Shows which header was read, the bytes that should have been signed, the time, which secrets
     were tried (never their values), and the most likely cause.
     """
-    webhook = _webhook(load_or_exit(config_path), vendor)
+    webhook = webhook_of(load_or_exit(config_path), vendor)
     target = f"/webhooks/{vendor}" + (f"?{query}" if query else "")
     request = SignedRequest(
         method.upper(),
@@ -105,16 +105,6 @@ def senders_command(markdown: bool, as_json: bool) -> None:
         return
     columns = ("preset", "header", "algorithm", "event type", "dedupe key")
     print_table(columns, [[row[name].replace("`", "") for name in columns] for row in rows])
-
-
-def _webhook(config: Config, name: str) -> Webhook:
-    vendor = config.vendors.get(name)
-    if vendor is None or vendor.webhook is None:
-        senders = ", ".join(sorted(n for n, v in config.vendors.items() if v.webhook)) or "none"
-        raise NotFound(
-            f"no [vendors.{name}.webhook] in {config.source}; vendors that send: {senders}"
-        )
-    return vendor.webhook
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -16,8 +16,9 @@ from gateway.config.place import Place, echo, nearest, type_text
 from gateway.config.retries import check_retry
 from gateway.config.senders import check_signing_key, check_webhook
 from gateway.config.tls import tls_context
-from gateway.config.values import address_text, call_target, host_reach
+from gateway.config.values import address_text, host_reach
 from gateway.config.walker import Values, build
+from gateway.expressions import split_call
 
 # What a handler decides itself.
 _OF_CALLS = frozenset({"body", "body_format", "headers"}) | {
@@ -166,7 +167,7 @@ def _check_route(route: Values, vendors: Mapping[str, Values]) -> None:
             'write either call = "POST vendor:/path" or handler = "package.module:function"',
         )
     if "call" in route:
-        called = call_target(route["call"]).vendor
+        called = split_call(route["call"]).vendor
         _check_has(called, "api", vendors, route.place.at("call"))
         if route.get("lane", called) != called:
             route.place.at("lane").fault(
@@ -238,7 +239,7 @@ def _check_has(name: str, part: str, vendors: Mapping[str, Values], place: Place
 
 
 def _lane_api(route: Values, vendors: Mapping[str, Values]) -> Mapping[str, Any]:
-    lane = call_target(route["call"]).vendor if "call" in route else route.get("lane", "local")
+    lane = split_call(route["call"]).vendor if "call" in route else route.get("lane", "local")
     api: Mapping[str, Any] = {}
     if lane in vendors and "api" in vendors[lane]:
         api = vendors[lane]["api"]

@@ -13,7 +13,14 @@ from gateway.config.model import Secret
 from gateway.config.place import BAD, Place, echo, nearest, type_text
 from gateway.config.walker import Kind, Table
 from gateway.errors import ExpressionInvalid
-from gateway.expressions import EVENT_NAMES, JOB_NAMES, RESPONSE_NAMES, Expression, Template
+from gateway.expressions import (
+    EVENT_NAMES,
+    JOB_NAMES,
+    RESPONSE_NAMES,
+    Expression,
+    Template,
+    parse_call,
+)
 
 
 @dataclass(frozen=True)
@@ -136,9 +143,8 @@ def call() -> Text:
     """Return the kind of a route's call; read as its text, whose path compiles."""
 
     def parse(text: str) -> str:
-        target = values.call_target(text)
         try:
-            Template.compile(target.path, names=JOB_NAMES)
+            parse_call(text)
         except ExpressionInvalid as error:
             raise ValueError(str(error)) from None
         return text

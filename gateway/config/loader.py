@@ -19,9 +19,9 @@ from gateway.config.model import Config, Route, Vendor, Webhook
 from gateway.config.place import Place, Report
 from gateway.config.retries import completed
 from gateway.config.specs import ROOT
-from gateway.config.values import call_target
 from gateway.config.walker import Table, Values, build
 from gateway.errors import ConfigInvalid, Fault
+from gateway.expressions import split_call
 
 _MAX_FILE_BYTES = 16 << 20
 _TOML_POSITION = re.compile(r" \(at line (\d+), column (\d+)\)$")
@@ -147,7 +147,7 @@ def _webhook(webhook: Webhook) -> Webhook:
 
 
 def _route(values: Values, vendors: Mapping[str, Vendor]) -> Route:
-    lane = call_target(values["call"]).vendor if "call" in values else values.get("lane", "local")
+    lane = split_call(values["call"]).vendor if "call" in values else values.get("lane", "local")
     fields: dict[str, Any] = {"lane": lane}
     if "retry" in values:
         vendor = vendors.get(lane)

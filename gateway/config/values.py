@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Literal, NamedTuple
+from typing import Literal
 from urllib.parse import urlsplit
 
 from gateway.config.model import Address, Rate
@@ -28,8 +28,7 @@ _RATE = re.compile(r"([0-9]{1,9})/([smhd])")
 
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:\[\]/@]+)):([0-9]{1,5})")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
-_CALL = re.compile(r"([A-Za-z]+) ([a-z0-9][a-z0-9_-]*):(/.*)", re.DOTALL)
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
 _HANDLER = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 VENDOR_NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,62}"
 _VENDOR_NAME = re.compile(VENDOR_NAME_PATTERN)
@@ -239,26 +238,6 @@ def status(text: str) -> str:
 def retry_reason(text: str) -> str:
     """Read what may be tried again: a status, a class, ``"timeout"`` or ``"connect"``."""
     return text if text in ("timeout", "connect") else status(text)
-
-
-class CallTarget(NamedTuple):
-    """A route's ``call``, taken apart; *path* may hold templates."""
-
-    method: str
-    vendor: str
-    path: str
-
-
-def call_target(text: str) -> CallTarget:
-    """Read ``"POST crm:/deals/{{ event.id }}"``."""
-    match = _CALL.fullmatch(text)
-    if match is None:
-        raise ValueError('a call is METHOD vendor:/path, e.g. "POST crm:/deals"')
-    if match[1] not in _METHODS:
-        raise ValueError("the method is one of " + ", ".join(_METHODS))
-    if re.search(r"[\x00-\x20\x7f\\#]", re.sub(r"\{\{.*?\}\}", "", match[3], flags=re.DOTALL)):
-        raise ValueError("outside {{ }}, a path holds no blanks, backslashes or #")
-    return CallTarget(match[1], match[2], match[3])
 
 
 def handler_reference(text: str) -> str:

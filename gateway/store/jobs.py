@@ -97,13 +97,6 @@ async def promote(db: Database, *, limit: int, floor: UUID) -> dict[str, int]:
     return {row["vendor"]: row["jobs"] for row in rows}
 
 
-async def next_due_seconds(db: Database, *, floor: UUID) -> float | None:
-    """Return how long until the next scheduled job is due (negative: overdue), if there is one."""
-    rows = await db.fetch("jobs.next_due", floor)
-    seconds: float | None = rows[0]["seconds"]
-    return seconds
-
-
 async def release(db: Database, ids: Iterable[UUID], *, node: str) -> int:
     """Give held jobs back to the backlog, uncounted; return how many were still ours."""
     return len(await db.fetch("jobs.release", list(ids), node))

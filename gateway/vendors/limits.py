@@ -70,12 +70,11 @@ class StrictLimiter:
             Share(rates, pace_seconds=self._pace_seconds, clock=clock) if shared and rates else None
         )
         self._turnstile = asyncio.Lock()  # first come, first served
-        self._held_until = _NEVER
         self._last = _NEVER
 
     async def acquire(self) -> None:
         """Wait for a turn and take it: one call of this task may be sent, now."""
-        if not self._windows and self._held_until == _NEVER:
+        if not self._windows:
             return
         if not self._turnstile.locked() and self.delay() <= 0.0:
             await self._take()
@@ -112,7 +111,7 @@ class StrictLimiter:
         Needs a running event loop when there are rates: the pacer reads its time.
         """
         now = self._clock()
-        free_at = self._held_until
+        free_at = _NEVER
         for window in self._windows:
             free_at = max(free_at, window.free_at())
         if self.share is not None:
@@ -121,22 +120,6 @@ class StrictLimiter:
             # Within one drip of the truth, never early, and exact where the burst is one call.
             free_at = max(free_at, self._last + self._pace_seconds)
         return max(0.0, free_at - now)
-
-    def hold(self, seconds: float) -> None:
-        """Let no call start for *seconds*: the vendor said so (Retry-After, an empty quota).
-
-        A longer hold that is already there stays.
-        """
-        self._held_until = max(self._held_until, self._clock() + seconds)
-
-    def resume(self) -> None:
-        """End a hold early, by an operator's wish."""
-        self._held_until = _NEVER
-
-    @property
-    def held_seconds(self) -> float:
-        """How much longer the vendor asked us to wait; 0 when it did not."""
-        return max(0.0, self._held_until - self._clock())
 
     def use(self) -> list[WindowUse]:
         """Say how full each window is, for display."""
@@ -165,7 +148,7 @@ class StrictLimiter:
         free_at = max((window.free_at() for window in self._windows), default=_NEVER)
         if self.share is not None:
             free_at = max(free_at, self.share.free_at(now))
-        return max(free_at, self._held_until) - now
+        return free_at - now
 
     async def _rest(self, seconds: float) -> None:
         if self.share is not None:

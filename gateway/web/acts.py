@@ -13,7 +13,7 @@ from gateway.errors import DatabaseUnavailable, NotFound, Refused
 from gateway.store import events, operators, replays, steering
 from gateway.store.database import Database
 from gateway.telemetry.logs import get_logger
-from gateway.web.door import json
+from gateway.web.access import json
 from gateway.web.figures import AdminDeps, Figures
 from gateway.web.openapi import API
 from gateway.web.parameters import (

@@ -13,9 +13,9 @@ from gateway.errors import DatabaseUnavailable, NotMigrated, TooWide
 from gateway.store import operators, replays, steering
 from gateway.store.acts import list_acts
 from gateway.telemetry.metrics import CONTENT_TYPE
+from gateway.web.access import RETRY_AFTER_SECONDS, error_json, guarded, json
 from gateway.web.acts import Acts
 from gateway.web.dashboard import Dashboard
-from gateway.web.door import RETRY_AFTER_SECONDS, error_json, guarded, json
 from gateway.web.figures import AdminDeps, Figures
 from gateway.web.openapi import API, document
 from gateway.web.parameters import (

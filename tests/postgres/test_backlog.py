@@ -154,16 +154,3 @@ async def test_nothing_below_the_floor_is_promoted_or_counted(
     floor = await put_job(connection)
     assert await jobs.backlog(db, floor=floor, limit=9) == {"crm": 1}
     assert await jobs.promote(db, limit=9, floor=floor) == {}
-
-
-async def test_the_next_due_time_is_told(db: Database, connection: Any) -> None:
-    assert await jobs.next_due_seconds(db, floor=ZERO) is None
-    await put_job(connection, state="scheduled", run_at=now() + AN_HOUR)
-    overdue = await put_job(connection, state="scheduled", run_at=now() - AN_HOUR)
-    seconds = await jobs.next_due_seconds(db, floor=ZERO)
-    assert seconds is not None
-    assert seconds <= -3590
-    await connection.execute("UPDATE gateway.jobs SET state = 'available' WHERE id = $1", overdue)
-    seconds = await jobs.next_due_seconds(db, floor=ZERO)
-    assert seconds is not None
-    assert 3500 < seconds <= 3600

@@ -102,7 +102,6 @@ async def statements(connection: Any) -> dict[str, list[Any]]:
             *(["{}"] * count, ["{}"] * count, NODE, *([[]] * 14)),
         ],
         "jobs.promote": [100, floor],
-        "jobs.next_due": [floor],
         "jobs.release": [ours, NODE],
         "jobs.mark_started": [ours, [0] * count, [now] * count],
         "jobs.backlog": [floor, 1_000_000],
@@ -186,7 +185,7 @@ async def test_days_below_the_floor_are_not_even_planned(connection: Any) -> Non
     today = await connection.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date")
     old = {f"jobs_{today - timedelta(days=ago):%Y%m%d}" for ago in range(2, DAYS + 1)}
     arguments = await statements(connection)
-    for name in ("jobs.claim", "jobs.promote", "jobs.backlog", "nodes.rescue", "jobs.next_due"):
+    for name in ("jobs.claim", "jobs.promote", "jobs.backlog", "nodes.rescue"):
         plan, _ = await explain(connection, name, arguments[name])
         assert not old & {node.get("Relation Name") for node in plan}, name
     for name in ("jobs.settle", "jobs.release", "jobs.mark_started", "events.of_jobs"):

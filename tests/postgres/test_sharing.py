@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,18 @@ from gateway.vendors.breaker import BreakerState, CircuitBreaker, Transition
 SETTINGS = Breaker(failures=2, window_seconds=60.0, cooldown_seconds=30.0)
 
 
+class WatchedLane(Lane):
+    """Tells when it is parked."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.parked = asyncio.Event()
+
+    def park(self, seconds: float) -> None:
+        super().park(seconds)
+        self.parked.set()
+
+
 class Node:
     """A lane, its breaker, and the news; the service's wiring without the service."""
 
@@ -34,7 +47,7 @@ class Node:
             SETTINGS, clock=lambda: time.monotonic() + self.now, on_change=self._moved
         )
         self.news.breakers = {"crm": self.breaker}
-        self.lane = self.ready.lanes["crm"] = Lane(
+        self.lane = self.ready.lanes["crm"] = WatchedLane(
             "crm",
             concurrency=1,
             capacity=8,
@@ -82,8 +95,7 @@ async def test_a_vendors_wish_parks_its_lane_on_every_node(db: Database) -> None
         one.news.park("crm", 40.0)
         assert one.lane.idle_seconds() > 39.0
         async with asyncio.timeout(10.0):
-            while not two.lane.idle_seconds():  # noqa: ASYNC110 (it is a lane, not an event)
-                await asyncio.sleep(0.02)
+            await two.lane.parked.wait()
         assert 38.0 < two.lane.idle_seconds() <= 40.0
     rows = await db.fetch_sql("SELECT parked_until > now() AS parked FROM gateway.vendor_state")
     assert [row["parked"] for row in rows] == [True]

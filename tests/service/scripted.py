@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -90,6 +90,13 @@ def then_ends(piece: bytes) -> Answer:
 
 async def hangs(request: Request, _writer: asyncio.StreamWriter) -> None:
     await request.reader.readexactly(1)  # until the client hangs up
+
+
+async def lingers(request: Request, seconds: float) -> None:
+    """Let *seconds* go by; ends the connection at once when the client hangs up meanwhile."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await request.reader.readexactly(1)
 
 
 async def resets(_request: Request, writer: asyncio.StreamWriter) -> None:

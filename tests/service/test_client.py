@@ -19,6 +19,7 @@ from scripted import (
     client_of,
     failure_of,
     hangs,
+    lingers,
     resets,
     says,
     scripted_vendor,
@@ -363,12 +364,12 @@ async def test_a_calls_own_timeout_wins(vendor: ScriptedVendor) -> None:
 async def test_an_answer_that_drips_for_ever_is_a_timeout(
     vendor: ScriptedVendor, head: bytes
 ) -> None:
-    async def drips(_request: Request, writer: asyncio.StreamWriter) -> None:
+    async def drips(request: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(head)
         while True:
             writer.write(b"y")
             await writer.drain()
-            await asyncio.sleep(0.01)
+            await lingers(request, 0.01)
 
     vendor.answer = drips
     failure = await failure_of(api(vendor.url, timeout_seconds=0.3))

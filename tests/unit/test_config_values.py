@@ -68,7 +68,6 @@ READERS: list[Callable[[str], object]] = [
     values.event_type_source,
     values.status,
     values.retry_reason,
-    values.call_target,
     values.handler_reference,
     values.vendor_name,
     values.route_name,
@@ -134,10 +133,6 @@ def test_readers_raise_nothing_but_a_value_error(
         (values.status, "200 "),
         (values.status, "1xx"),
         (values.status, "999"),
-        (values.call_target, "POST crm"),
-        (values.call_target, "POST crm:deals"),
-        (values.call_target, "FETCH crm:/deals"),
-        (values.call_target, "POST crm:/a b"),
         (values.handler_reference, "my_company.handlers"),
         (values.handler_reference, "my-company:run"),
         (values.vendor_name, "local"),
@@ -153,11 +148,6 @@ def test_refused(reader: Callable[[str], object], text: str) -> None:
 
 def test_a_base_url_loses_its_last_slash_so_that_paths_can_follow() -> None:
     assert values.base_url("https://x.example/v1/") == "https://x.example/v1"
-
-
-def test_a_call_is_taken_apart() -> None:
-    target = values.call_target("POST crm:/deals/{{ event.id | string }}?a=1")
-    assert target == ("POST", "crm", "/deals/{{ event.id | string }}?a=1")
 
 
 @pytest.mark.parametrize(

@@ -119,10 +119,6 @@ WITH due AS MATERIALIZED (
 )
 SELECT vendor, count(*) AS jobs FROM promoted GROUP BY vendor
 
--- name: next_due
-SELECT extract(epoch FROM min(due_at) - now())::float8 AS seconds
-FROM gateway.jobs WHERE due_at IS NOT NULL AND id >= $1
-
 -- name: release
 -- Give jobs that this node holds back to the backlog, uncounted: at shutdown, or because their
 -- lane cannot run for long. Returns what was given back.

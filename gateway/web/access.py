@@ -1,4 +1,4 @@
-"""The operators' door: who may pass, and what every answer looks like.
+"""Access to the operators' HTTP: who is let in, and what every answer looks like.
 
 With a token, it must be shown. Without one the listener is on loopback only, and a browser is what
 is left to fear: a page that rebinds its name to 127.0.0.1, or posts here from elsewhere. Hence the
