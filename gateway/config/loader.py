@@ -18,7 +18,7 @@ from gateway.config.lines import key_lines
 from gateway.config.model import Config, Route, Vendor, Webhook
 from gateway.config.place import Place, Report
 from gateway.config.retries import completed
-from gateway.config.specs import ROOT
+from gateway.config.specs.root import ROOT
 from gateway.config.walker import Table, Values, build
 from gateway.errors import ConfigInvalid, Fault
 from gateway.expressions import split_call

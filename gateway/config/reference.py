@@ -5,34 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from gateway.config import specs
 from gateway.config.senders import HANDSHAKE
 from gateway.config.signing import SCHEME
+from gateway.config.specs import auth, calls, process, route, webhook
 from gateway.config.walker import REQUIRED, UNSET, Key, Section
 
 _SECTIONS = (
-    ("[gateway]", specs.GATEWAY),
-    ("[database]", specs.DATABASE),
-    ("[server]", specs.SERVER),
-    ("[admin]", specs.ADMIN),
-    ("[queue]", specs.QUEUE),
-    ("[vendors.NAME.webhook]", specs.WEBHOOK),
-    ("[vendors.NAME.webhook.response]", specs.RESPONSE),
+    ("[gateway]", process.GATEWAY),
+    ("[database]", process.DATABASE),
+    ("[server]", process.SERVER),
+    ("[admin]", process.ADMIN),
+    ("[queue]", process.QUEUE),
+    ("[vendors.NAME.webhook]", webhook.WEBHOOK),
+    ("[vendors.NAME.webhook.response]", webhook.RESPONSE),
     ("[[vendors.NAME.webhook.handshakes]]", HANDSHAKE),
     ("verify = { … }", SCHEME),
-    ("[vendors.NAME.api]", specs.API),
-    ("auth = { … }", specs.AUTH),
-    ("auth = { basic = { … } }", specs.BASIC),
-    ("auth = { header = { … } }", specs.HEADER),
-    ("auth = { query = { … } }", specs.QUERY),
-    ("auth = { oauth2 = { … } }", specs.OAUTH2),
-    ("auth = { sign = { … } }", specs.SIGN),
-    ("tls = { … }", specs.TLS),
-    ("proxy = { … }", specs.PROXY),
-    ("retry = { … }", specs.RETRY),
-    ("breaker = { … }", specs.BREAKER),
-    ("quota = { … }", specs.QUOTA),
-    ("[[routes]]", specs.ROUTE),
+    ("[vendors.NAME.api]", calls.API),
+    ("auth = { … }", auth.AUTH),
+    ("auth = { basic = { … } }", auth.BASIC),
+    ("auth = { header = { … } }", auth.HEADER),
+    ("auth = { query = { … } }", auth.QUERY),
+    ("auth = { oauth2 = { … } }", auth.OAUTH2),
+    ("auth = { sign = { … } }", auth.SIGN),
+    ("tls = { … }", calls.TLS),
+    ("proxy = { … }", calls.PROXY),
+    ("retry = { … }", calls.RETRY),
+    ("breaker = { … }", calls.BREAKER),
+    ("quota = { … }", calls.QUOTA),
+    ("[[routes]]", route.ROUTE),
 )
 
 

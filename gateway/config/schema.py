@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.config.specs import ROOT
+from gateway.config.specs.root import ROOT
 from gateway.config.walker import Table
 
 

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from gateway.config.model import Config
-from gateway.config.specs import ROOT
+from gateway.config.specs.root import ROOT
 from gateway.config.walker import Table
 
 

@@ -1,0 +1,124 @@
+"""The keys of what a vendor sends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.config import values
+from gateway.config.kinds import Number, SecretReference, Text, duration, size
+from gateway.config.model import ResponseOverride, Webhook
+from gateway.config.senders import HANDSHAKE as _HANDSHAKE
+from gateway.config.senders import LearningFile
+from gateway.config.signing import SchemeKind
+from gateway.config.specs.shared_kinds import NETWORKS, RATE
+from gateway.config.walker import REQUIRED, Key, ListOf, Section, Table
+
+RESPONSE = Section(
+    doc="The answer to an accepted webhook, where the sender demands its own.",
+    make=ResponseOverride,
+    keys=(
+        Key(name="status", kind=Number(200, 299), default=202, doc="its HTTP status"),
+        Key(
+            name="body",
+            kind=Text("string", str),
+            unset="the gateway's JSON",
+            doc="its body, as plain text",
+        ),
+    ),
+)
+
+
+def _take_webhook(webhook: Webhook, key: Key) -> Any:
+    if key.name == "burst":
+        return webhook.burst or None  # without a rate there is none
+    return getattr(webhook, key.target)
+
+
+WEBHOOK = Section(
+    doc="What a vendor sends: POST /webhooks/{vendor}.",
+    make=Webhook,
+    take=_take_webhook,
+    keys=(
+        Key(
+            name="verify",
+            kind=SchemeKind(or_none=True),
+            default=REQUIRED,
+            doc="how the sender signs; none accepts anything from anyone",
+        ),
+        Key(
+            name="secrets",
+            kind=ListOf(SecretReference()),
+            default=[],
+            doc="any may match, so that they can be rotated; required unless verify is none or ip",
+        ),
+        Key(
+            name="url",
+            kind=Text("URL", values.url, lambda url: url or None, may_echo=False),
+            unset="required where the sender signs it",
+            doc="the public URL of this endpoint, as it was entered at the sender",
+        ),
+        Key(
+            name="verify_token",
+            kind=SecretReference(),
+            doc="what the sender shows in a handshake to prove itself (meta)",
+        ),
+        Key(
+            name="learn_secret",
+            kind=LearningFile(),
+            doc="the file for the secret that the sender tells in its first handshake (asana, "
+            "notion); written once, and one more of secrets from then on",
+        ),
+        Key(
+            name="handshakes",
+            kind=ListOf(Table(_HANDSHAKE)),
+            default=[],
+            doc="requests that are answered but are no events, besides those that the preset knows",
+        ),
+        Key(name="rate", kind=RATE, doc="beyond it 429 + Retry-After"),
+        Key(
+            name="burst",
+            kind=Number(1, 1_000_000_000),
+            unset="the rate's count",
+            doc="webhooks that may come at once within the rate",
+        ),
+        Key(
+            name="max_body",
+            kind=size(),
+            unset="server.max_body",
+            field="max_body_bytes",
+            doc="largest webhook; beyond it 413",
+        ),
+        Key(
+            name="allow_ips",
+            kind=NETWORKS,
+            default=[],
+            doc="callers allowed in; empty: everyone",
+        ),
+        Key(
+            name="event_type",
+            kind=Text("source", values.event_type_source, lambda source: source or None),
+            unset="the sender's own, or none",
+            doc='where the event\'s type is: "header:X-Event", "body:type", "none"',
+        ),
+        Key(
+            name="dedupe",
+            kind=Text("source", values.dedupe_source, lambda source: source or None),
+            unset='the sender\'s own, or "hash"',
+            doc='what repeated deliveries share: "header:X-Id", "body:id", "hash" of the body, '
+            'or "none": every delivery is a new event',
+        ),
+        Key(
+            name="dedupe_window",
+            kind=duration(least="1s"),
+            default="7d",
+            field="dedupe_window_seconds",
+            doc="how long it is remembered",
+        ),
+        Key(
+            name="response",
+            kind=Table(RESPONSE),
+            default={},
+            doc="the answer, where the sender demands its own",
+        ),
+    ),
+)
