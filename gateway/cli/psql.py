@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import click
 
+from gateway.cli.choosing import operator
 from gateway.cli.options import config_option, load_or_exit
 from gateway.cli.session import database_dsn
 from gateway.errors import EmbeddedFailed, GatewayError
@@ -27,7 +28,8 @@ def psql(config_path: Path, arguments: tuple[str, ...]) -> None:
     config = load_or_exit(config_path)
     program = _find_psql()
     url, password = without_password(database_dsn(config))
-    environment = {**os.environ, "PGAPPNAME": "gateway psql"}
+    # The book of acts reads from it who is here: the role is the gateway's own.
+    environment = {**os.environ, "PGAPPNAME": f"gateway psql: {operator()}"}
     if password is not None:  # not on the command line, where every user could read it
         environment["PGPASSWORD"] = password
     os.execve(program, [program, f"--dbname={url}", *arguments], environment)  # noqa: S606  # no shell

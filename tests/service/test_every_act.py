@@ -3,10 +3,12 @@
 The tables below are held to the code: a way to act that is not in them fails these tests.
 """
 
+import asyncio
 import json
 import os
 import pwd
 import socket
+import sys
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,7 @@ import aiohttp
 import click
 import pytest
 import uuid_utils.compat
-from harness import Gateway, Records, api, configure, route
+from harness import ROOT, SECRET, Gateway, Records, api, configure, route
 from operating import command
 
 from gateway.cli import _COMMANDS, main
@@ -193,6 +195,22 @@ async def test_every_act_in_psql_is_in_the_book(config: Path, records: Records) 
         since = await now(records)
         await records.value(f"SELECT gateway.{name}({arguments.format(**world)})")
         check(await the_act(records, since), world, who=who, did=did, target=target)
+
+
+async def test_an_act_in_gateway_psql_names_its_user_and_not_the_shared_role(
+    config: Path, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUDO_USER", "alice")
+    since = await now(records)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "psql", "--config", str(config)),
+        *("--no-psqlrc", "-c", "SELECT gateway.pause_route('order')"),
+        cwd=ROOT,
+        env={**os.environ, "SHOP_SECRET": SECRET},
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    assert await process.wait() == 0
+    assert (await the_act(records, since)).who == operator()
 
 
 def test_no_way_over_http_is_missing_here() -> None:

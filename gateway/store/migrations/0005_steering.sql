@@ -3,7 +3,7 @@
 -- The book -----------------------------------------------------------------------------------------
 
 -- Every act of an operator, whichever way it came. who: the caller of the API, the user of the
--- command line and the machine, or the role in psql.
+-- command line and the machine, or what gateway.operator() says in psql.
 CREATE TABLE gateway.acts (
     id     uuid PRIMARY KEY DEFAULT gateway.uuid7(),
     at     timestamptz NOT NULL DEFAULT now(),
@@ -17,6 +17,14 @@ CREATE TRIGGER acts_append_only BEFORE UPDATE OR DELETE ON gateway.acts
     FOR EACH ROW EXECUTE FUNCTION gateway.refuse_rewrite();
 CREATE TRIGGER acts_not_emptied BEFORE TRUNCATE ON gateway.acts
     FOR EACH STATEMENT EXECUTE FUNCTION gateway.refuse_rewrite();
+
+-- Who is at work in this session: whoever opened `gateway psql`, which says so in the one setting
+-- that every pooler lets through, or else the role.
+CREATE FUNCTION gateway.operator() RETURNS text
+    LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN app LIKE 'gateway psql: _%' THEN substr(app, 15) ELSE current_user END
+    FROM current_setting('application_name') AS app
+$$;
 
 CREATE FUNCTION gateway.record_act(who text, act text, target jsonb, result jsonb) RETURNS uuid
     LANGUAGE sql AS $$
@@ -72,7 +80,7 @@ CREATE FUNCTION gateway.fingerprint(error text) RETURNS text
 -- Make a new job from a finished one; return the new job's id. The vendor sees the old idempotency
 -- key, by which it knows what it has done already, unless a new one is asked for.
 CREATE FUNCTION gateway.replay(
-    job_id uuid, new_key boolean DEFAULT false, who text DEFAULT current_user
+    job_id uuid, new_key boolean DEFAULT false, who text DEFAULT gateway.operator()
 ) RETURNS uuid
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -107,7 +115,7 @@ END $$;
 -- Waiting jobs -----------------------------------------------------------------------------------------
 
 -- Cancel a job that is not running; return the state that it was in.
-CREATE FUNCTION gateway.cancel(job_id uuid, who text DEFAULT current_user) RETURNS gateway.job_state
+CREATE FUNCTION gateway.cancel(job_id uuid, who text DEFAULT gateway.operator()) RETURNS gateway.job_state
     LANGUAGE plpgsql AS $$
 DECLARE
     before gateway.job_state;
@@ -131,7 +139,7 @@ END $$;
 
 -- Change when a scheduled job runs next; return when it would have run.
 CREATE FUNCTION gateway.reschedule(
-    job_id uuid, moment timestamptz, who text DEFAULT current_user
+    job_id uuid, moment timestamptz, who text DEFAULT gateway.operator()
 ) RETURNS timestamptz
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -156,7 +164,7 @@ END $$;
 
 -- Let a held key go on without its dead job; return the job that goes next, if one waits.
 CREATE FUNCTION gateway.release_key(
-    held_route text, held_key text, who text DEFAULT current_user
+    held_route text, held_key text, who text DEFAULT gateway.operator()
 ) RETURNS uuid
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -205,7 +213,7 @@ CREATE FUNCTION gateway.record_switch(
     SELECT changed
 $$;
 
-CREATE FUNCTION gateway.pause_vendor(name text, who text DEFAULT current_user) RETURNS boolean
+CREATE FUNCTION gateway.pause_vendor(name text, who text DEFAULT gateway.operator()) RETURNS boolean
     LANGUAGE sql AS $$
     WITH paused AS (
         INSERT INTO gateway.vendor_state AS s (vendor, paused) VALUES (name, true)
@@ -218,7 +226,7 @@ $$;
 
 -- Have a vendor called again, now: whoever says so knows better than its last Retry-After and than
 -- the breaker. Retries that wait because of such an answer are due at once, 10,000 at the most.
-CREATE FUNCTION gateway.resume_vendor(name text, who text DEFAULT current_user) RETURNS boolean
+CREATE FUNCTION gateway.resume_vendor(name text, who text DEFAULT gateway.operator()) RETURNS boolean
     LANGUAGE plpgsql AS $$
 DECLARE
     before  gateway.vendor_state;
@@ -256,7 +264,7 @@ BEGIN
                            'retries_due', forward));
 END $$;
 
-CREATE FUNCTION gateway.pause_route(name text, who text DEFAULT current_user) RETURNS boolean
+CREATE FUNCTION gateway.pause_route(name text, who text DEFAULT gateway.operator()) RETURNS boolean
     LANGUAGE sql AS $$
     WITH paused AS (
         INSERT INTO gateway.route_state AS s (route, paused, aside) VALUES (name, true, true)
@@ -267,7 +275,7 @@ CREATE FUNCTION gateway.pause_route(name text, who text DEFAULT current_user) RE
                                  EXISTS (SELECT FROM paused))
 $$;
 
-CREATE FUNCTION gateway.resume_route(name text, who text DEFAULT current_user) RETURNS boolean
+CREATE FUNCTION gateway.resume_route(name text, who text DEFAULT gateway.operator()) RETURNS boolean
     LANGUAGE sql AS $$
     WITH resumed AS (
         UPDATE gateway.route_state SET paused = false, updated_at = now() WHERE route = name AND paused
