@@ -87,10 +87,15 @@ class Completed(msgspec.Struct, frozen=True):
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """The attempt failed; try again later. *after_seconds* is the vendor's own wish, if any."""
+    """The attempt failed; try again later. *after_seconds* is the vendor's own wish, if any.
+
+    Not *counted* is what failed while the vendor's breaker was not closed: it says nothing about
+    the job, which could otherwise die of being the one that probes.
+    """
 
     reason: str
     after_seconds: float | None = None
+    counted: bool = True
 
 
 class Snooze(msgspec.Struct, frozen=True):

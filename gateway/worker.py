@@ -213,7 +213,12 @@ class Worker:
             self._park(vendor, pause)
         breaker = self._breakers.get(vendor)
         if breaker is not None and (healthy := health(result)) is not None:
+            was_closed = breaker.closed
             breaker.record(healthy)
+            if not was_closed and not healthy and isinstance(outcome, Retry):
+                # Back later than the next probe, so that this is another job's turn.
+                wait = max(outcome.after_seconds or 0.0, breaker.delay())
+                outcome = Retry(outcome.reason, wait, counted=False)
         return outcome, reply
 
     async def call_for_handler(
@@ -339,8 +344,8 @@ class Worker:
         match outcome:
             case Completed():
                 pass
-            case Retry(reason, after_seconds):
-                self._settle_retry(settled, policy, reason, after_seconds)
+            case Retry():
+                self._settle_retry(settled, policy, outcome)
             case Snooze(seconds, reason):
                 settled.state, settled.outcome = "scheduled", "snooze"
                 settled.attempt = job.attempt
@@ -364,16 +369,14 @@ class Worker:
         self._settlement.record(settled)
         self._tell(settled)
 
-    def _settle_retry(
-        self, settled: Settled, policy: RetryPolicy, reason: str, after_seconds: float | None
-    ) -> None:
-        job = settled.job
+    def _settle_retry(self, settled: Settled, policy: RetryPolicy, outcome: Retry) -> None:
+        job, reason = settled.job, outcome.reason
         settled.outcome, settled.error = "retry", _kept(reason)
         delay = backoff.delay_seconds(
-            policy, settled.attempt, random=self._random, retry_after=after_seconds
+            policy, settled.attempt, random=self._random, retry_after=outcome.after_seconds
         )
         age = (datetime.now(UTC) - job.created_at).total_seconds()
-        if settled.attempt >= job.max_attempts:
+        if outcome.counted and settled.attempt >= job.max_attempts:
             settled.state = settled.outcome = "dead"
             settled.error = _kept(f"{reason} (attempt {settled.attempt} of {job.max_attempts})")
         elif age + delay > policy.max_age_seconds:
@@ -381,6 +384,8 @@ class Worker:
             settled.error = _kept(f"{reason} (older than its max_age)")
         else:
             settled.state, settled.delay_seconds = "scheduled", delay
+            if not outcome.counted:
+                settled.attempt, settled.outcome = job.attempt, "snooze"
 
     def _tell(self, settled: Settled) -> None:
         job = settled.job
