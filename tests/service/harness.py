@@ -365,11 +365,12 @@ class Sender:
             self.receipts[message_id] = receipt
         return receipt
 
-    async def deliver(self, event_type: str, *, message_id: str) -> None:
+    async def deliver(self, event_type: str, *, message_id: str, **fields: Any) -> None:
         """Send as real senders do: again until it is acknowledged."""
         while True:
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-                if (await self.send(event_type, message_id=message_id)).status in (200, 202):
+                receipt = await self.send(event_type, message_id=message_id, **fields)
+                if receipt.status in (200, 202):
                     return
             await asyncio.sleep(0.05)  # a sender's pause; no test waits on it
 
