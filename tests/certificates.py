@@ -20,10 +20,14 @@ class Authority:
         self._certificate = self._sign(self._name, self._key.public_key(), ca=True)
         self.pem = self._certificate.public_bytes(serialization.Encoding.PEM).decode()
 
-    def issue(self, name: str, *, password: str = "") -> tuple[str, str]:
-        """Return a certificate for *name* and 127.0.0.1, and its key, both as PEM."""
+    def issue(
+        self, name: str, *, password: str = "", address: str = "127.0.0.1", days: int = 1
+    ) -> tuple[str, str]:
+        """Return a certificate for *name* and *address*, good for *days*, and its key, as PEM."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._sign(_name(name), key.public_key(), ca=False)
+        certificate = self._sign(
+            _name(name), key.public_key(), ca=False, address=address, days=days
+        )
         encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
         if password:
             encryption = serialization.BestAvailableEncryption(password.encode())
@@ -33,16 +37,22 @@ class Authority:
         return certificate.public_bytes(serialization.Encoding.PEM).decode(), text.decode()
 
     def _sign(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, ca: bool
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        *,
+        ca: bool,
+        address: str = "127.0.0.1",
+        days: int = 1,
     ) -> x509.Certificate:
         now = datetime.now(UTC)
-        alternatives = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+        alternatives = x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))])
         own = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
         builder = (
             x509.CertificateBuilder(self._name, subject, key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
+            .not_valid_before(now - timedelta(days=10))
+            .not_valid_after(now + timedelta(days=days))
             .add_extension(alternatives, critical=False)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             .add_extension(

@@ -33,10 +33,10 @@ def settings(name: str = "gateway", **changes: Any) -> Tls:
 
 @asynccontextmanager
 async def server(
-    folder: Path, *, verify: ssl.VerifyMode = ssl.CERT_REQUIRED
+    folder: Path, *, verify: ssl.VerifyMode = ssl.CERT_REQUIRED, **issued: Any
 ) -> AsyncIterator[tuple[ScriptedVendor, list[Any]]]:
     """A vendor that asks for a certificate of ours, and the names that it was shown."""
-    certificate, key = THEIRS.issue("vendor")
+    certificate, key = THEIRS.issue("vendor", **issued)
     chain = folder / f"chain-{verify}.pem"
     chain.write_text(certificate + key)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=OURS.pem)
@@ -84,6 +84,19 @@ async def test_without_a_certificate_or_trust_there_is_no_call(tmp_path: Path) -
         assert (await failure_of(api(url, tls=settings(ca=secret(OURS.pem))))).kind == "tls"
         assert (await failure_of(api(url, tls=settings(ca=None)))).kind == "tls"
         assert (await failure_of(api(url))).kind == "tls"
+        assert vendor.requests == []
+
+
+@pytest.mark.parametrize(
+    ("issued", "words"), [({"days": -1}, "expired"), ({"address": "127.0.0.2"}, "127.0.0.1")]
+)
+async def test_an_expired_or_foreign_certificate_gets_no_call(
+    tmp_path: Path, issued: dict[str, Any], words: str
+) -> None:
+    async with server(tmp_path, **issued) as (vendor, _):
+        failure = await failure_of(api(f"https://127.0.0.1:{vendor.port}", tls=settings()))
+        assert failure.kind == "tls"
+        assert words in failure.text
         assert vendor.requests == []
 
 
