@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import measure
+from benchmarks import isolation, measure
 from benchmarks.measure import Options, Sample
 from benchmarks.report import Report, print_table
 from benchmarks.subjects import (
@@ -33,6 +34,8 @@ Measure = Callable[[Subject], Sample]
 def main() -> None:
     """Measure as the command line says; exit 1 when a measurement or a target fails."""
     arguments = _arguments()
+    # The processes that are measured end with this one, however it ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("benchmarks: terminated"))
     options = Options(
         rounds=arguments.rounds,
         seconds=arguments.seconds,
@@ -40,6 +43,7 @@ def main() -> None:
         connections=arguments.connections,
         in_flight=arguments.in_flight,
         soak_jobs=arguments.soak,
+        other_jobs=arguments.other_jobs,
     )
     try:
         report = run(options, only=set(arguments.only))
@@ -79,6 +83,8 @@ def run(options: Options, *, only: set[str]) -> Report:
         for name, (measured, subjects) in rounds.items():
             if name in only:
                 report.rounds[name] = _take_turns(name, measured, subjects, options.rounds)
+        if "isolation" in only:
+            report.rounds["isolation"] = isolation.rounds(stub, options, say=_say)
         if "memory" in only:
             _say("memory: a vendor that hangs …")
             report.memory = measure.memory(stub, options)
@@ -130,7 +136,7 @@ def _say(text: str) -> None:
 
 def _arguments() -> argparse.Namespace:
     default = Options()
-    everything = ["intake", "delivery", "fixed_rate", "memory"]
+    everything = ["intake", "delivery", "fixed_rate", "memory", "isolation"]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=everything, default=everything)
     parser.add_argument("--rounds", type=int, default=default.rounds)
@@ -138,6 +144,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--warmup", type=float, default=default.warmup_seconds)
     parser.add_argument("--connections", type=int, default=default.connections)
     parser.add_argument("--in-flight", type=int, default=default.in_flight)
+    parser.add_argument("--other-jobs", type=int, default=default.other_jobs)
     parser.add_argument("--soak", type=int, default=0, metavar="N", help="also deliver N jobs")
     parser.add_argument("--json", metavar="FILE", help="write the JSON there, not after the table")
     parser.add_argument("--check", action="store_true", help="fail when a target is missed")

@@ -28,6 +28,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int = 256  # webhooks accepted and not yet delivered, when delivery is measured
     fixed_rate: float = 1000.0
     held_jobs: int = 10_000
+    other_jobs: int = 100_000  # of another vendor, dead or not, when isolation is measured
     soak_jobs: int = 0
 
 
@@ -82,6 +83,13 @@ def fixed_rate(subject: Subject, stub: StubControl, options: Options) -> Sample:
     return _delivered(spec, stub)
 
 
+def send(subject: Subject, options: Options, sender: str, webhooks: int) -> int:
+    """Send so many webhooks as fast as they are taken; return how many were."""
+    spec = _spec(subject, options, path=f"/webhooks/{sender}")
+    spec.warmup_seconds, spec.seconds, spec.max_requests = 0.0, 600.0, webhooks
+    return sum(run_load(spec).statuses.values())
+
+
 def memory(stub: StubControl, options: Options) -> Memory:
     """A vendor that hangs while webhooks keep coming, and then answers again."""
     stub.reset()
@@ -89,9 +97,7 @@ def memory(stub: StubControl, options: Options) -> Memory:
         idle = gateway.rss_mib()
         stub.hang()
         try:
-            spec = _spec(gateway, options, path="/webhooks/delivered")
-            spec.warmup_seconds, spec.seconds, spec.max_requests = 0.0, 120.0, options.held_jobs
-            accepted = sum(run_load(spec).statuses.values())
+            accepted = send(gateway, options, "delivered", options.held_jobs)
             held = _highest(gateway.rss_mib, seconds=3.0)
         finally:
             stub.answer()

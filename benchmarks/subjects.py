@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,8 +26,9 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 60.0
 
-# Two senders: what `scheduled` sends is committed, event and job, but not due within the run;
-# what `delivered` sends is passed on as it came. Everything else is as a newcomer gets it.
+# Three senders: what `scheduled` sends is committed, event and job, but not due within the run;
+# what `delivered` sends is passed on as it came; what `others` sends is for another vendor, which
+# may be dead. Everything else is as a newcomer gets it.
 _CONFIG = """\
 [gateway]
 state_dir = "{state_dir}"
@@ -43,6 +44,9 @@ listen = "127.0.0.1:{port}"
 [admin]
 listen = "127.0.0.1:{admin_port}"
 
+[queue]
+lease = "{lease}"
+
 [vendors.scheduled.webhook]
 verify = "standard-webhooks"
 secrets = ["env:BENCHMARK_SECRET"]
@@ -50,6 +54,16 @@ secrets = ["env:BENCHMARK_SECRET"]
 [vendors.delivered.webhook]
 verify = "standard-webhooks"
 secrets = ["env:BENCHMARK_SECRET"]
+
+[vendors.others.webhook]
+verify = "standard-webhooks"
+secrets = ["env:BENCHMARK_SECRET"]
+
+[vendors.other.api]
+base_url = "http://127.0.0.1:{other_port}"
+concurrency = {concurrency}
+allow_private = true
+breaker = {{ failures = 10, window = "1m", cooldown = "30s" }}
 
 [vendors.stub.api]
 base_url = "http://127.0.0.1:{stub_port}"
@@ -67,6 +81,11 @@ delay = "1h"
 name = "pass-on"
 from = "delivered"
 call = "POST stub:/events"
+
+[[routes]]
+name = "elsewhere"
+from = "others"
+call = "POST other:/events"
 """
 
 
@@ -80,6 +99,7 @@ class Subject(msgspec.Struct, frozen=True):
     name: str
     pid: int
     port: int
+    admin_port: int = 0  # of a gateway
 
     def rss_mib(self) -> float:
         """Return the process's resident memory; its children (PostgreSQL) are not in it."""
@@ -87,6 +107,18 @@ class Subject(msgspec.Struct, frozen=True):
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) / 1024
         raise BenchmarkError(f"{self.name}: the process has ended")
+
+    def wait_until_ready(self) -> None:
+        """Wait until a gateway says that it can take webhooks."""
+        _wait_until_ready(lambda: None, "/readyz", self.admin_port)
+
+    def backlog(self, vendor: str) -> int:
+        """Return how many jobs of *vendor* wait in a gateway's database, as its metrics say."""
+        wanted = f'gateway_backlog{{state="available",vendor="{vendor}"}} '
+        for line in _get("/metrics", self.admin_port)[1].decode().splitlines():
+            if line.startswith(wanted):
+                return round(float(line.removeprefix(wanted)))
+        return 0
 
 
 @contextmanager
@@ -107,7 +139,13 @@ def running_bare(name: str, *, stub_port: int) -> Iterator[Subject]:
 
 
 @contextmanager
-def running_gateway(*, stub_port: int, concurrency: int = CONCURRENCY) -> Iterator[Subject]:
+def running_gateway(
+    *,
+    stub_port: int,
+    concurrency: int = CONCURRENCY,
+    other_port: int = 9,
+    lease: str = "15s",
+) -> Iterator[Subject]:
     """Start a gateway on an empty database of its own, under its default durability."""
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder:
         Path(folder).chmod(0o711)  # as root, PostgreSQL runs as another user that must get through
@@ -120,11 +158,23 @@ def running_gateway(*, stub_port: int, concurrency: int = CONCURRENCY) -> Iterat
                 admin_port=admin_port,
                 stub_port=stub_port,
                 concurrency=concurrency,
+                other_port=other_port,
+                lease=lease,
             )
         )
         command = ["-m", "gateway", "serve", "--config", str(config)]
         with _running("gateway", command, ready=("/readyz", admin_port)) as pid:
-            yield Subject("gateway", pid, port)
+            yield Subject("gateway", pid, port, admin_port)
+
+
+@contextmanager
+def dead_vendor(*, hangs: bool) -> Iterator[int]:
+    """Yield the port of a vendor that refuses connections, or takes them and never says a word."""
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))
+        if hangs:
+            dead.listen(4096)
+        yield int(dead.getsockname()[1])
 
 
 def run_load(spec: LoadSpec) -> LoadResult:
@@ -193,7 +243,7 @@ def _running(name: str, arguments: list[str], *, ready: tuple[str, int]) -> Iter
             stderr=log,
         )
         try:
-            _wait_until_ready(process, *ready)
+            _wait_until_ready(process.poll, *ready)
             yield process.pid
             if process.poll() is not None:
                 raise BenchmarkError(f"{name} ended with {process.returncode} while measured")
@@ -211,11 +261,11 @@ def _running(name: str, arguments: list[str], *, ready: tuple[str, int]) -> Iter
                 process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], path: str, port: int) -> None:
+def _wait_until_ready(ended: Callable[[], int | None], path: str, port: int) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise BenchmarkError(f"it ended with {process.returncode} at the start")
+        if (code := ended()) is not None:
+            raise BenchmarkError(f"it ended with {code} at the start")
         try:
             status, _ = _get(path, port)
         except OSError:
