@@ -46,3 +46,39 @@ def test_an_incomplete_message_is_waited_for(wire: Any, cut: int) -> None:
     assert wire.message_bytes(message) == len(message)
     assert wire.message_bytes(message[: cut % len(message)]) is None
     assert wire.message_bytes(message + message) == len(message)
+
+
+def test_beside_a_dead_vendor_each_round_is_compared_with_its_own_pair(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    from benchmarks.measure import Options, Sample
+    from benchmarks.report import Report
+
+    def rounds(*figures: tuple[float, float]) -> list[Sample]:
+        return [
+            Sample(
+                per_second=per_second,
+                p50_ms=1.0,
+                p99_ms=2.0,
+                max_ms=3.0,
+                delivered_p99_ms=p99,
+                load_cpu_us=1.0,
+            )
+            for per_second, p99 in figures
+        ]
+
+    # A machine that is half as fast for a while says nothing about the vendor.
+    report = Report(machine={}, started_at=0.0, options=Options(rounds=3))
+    report.rounds["isolation"] = {
+        "answers": rounds((4000, 10.0), (2000, 20.0), (4000, 10.0)),
+        "refuses": rounds((3800, 10.5), (1900, 21.0), (3800, 10.5)),
+        "hangs": rounds((3000, 12.0), (1500, 24.0), (3000, 12.0)),
+    }
+    assert report.ratios("isolation", "refuses") == [0.95, 0.95, 0.95]
+    assert [(target.name, target.met) for target in report.targets()] == [
+        ("beside one that refuses: share of throughput", True),
+        ("beside one that refuses: share of delivered p99", True),
+        ("beside one that hangs: share of throughput", False),
+        ("beside one that hangs: share of delivered p99", False),
+    ]
