@@ -58,14 +58,22 @@ def rounds(
             for name, subject in subjects.items():
                 say(f"isolation: round {number} of {options.rounds}, beside one that {name} …")
                 with _going(subject):
-                    full = measure.delivery(subject, stub, options)
-                    sample = measure.fixed_rate(subject, stub, options)
-                    sample.per_second, sample.load_cpu_us = full.per_second, full.load_cpu_us
-                    samples[name].append(sample)
+                    samples[name].append(_turn(subject, stub, options))
         for name, subject in subjects.items():
             with _going(subject):
                 _expect(subject, name, 0 if name == "answers" else options.other_jobs)
     return samples
+
+
+def _turn(subject: Subject, stub: StubControl, options: Options) -> Sample:
+    before = subject.cpu_seconds()
+    full = measure.delivery(subject, stub, options)
+    spent = subject.cpu_seconds() - before
+    delivered = stub.count().unique  # in the warm-up, too
+    sample = measure.fixed_rate(subject, stub, options)
+    sample.per_second, sample.load_cpu_us = full.per_second, full.load_cpu_us
+    sample.cpu_us = spent * 1e6 / delivered
+    return sample
 
 
 def _expect(subject: Subject, name: str, jobs: int) -> None:

@@ -43,6 +43,7 @@ class Sample(msgspec.Struct, kw_only=True):
     delivered_p99_ms: float | None = None
     duplicates: int | None = None
     load_cpu_us: float  # what one request cost the load generator
+    cpu_us: float | None = None  # what one webhook cost the gateway and its PostgreSQL
 
 
 class Memory(msgspec.Struct, kw_only=True):

@@ -83,6 +83,10 @@ class Report(msgspec.Struct, kw_only=True):
                 Target(f"{place}: share of throughput", throughput, least, throughput >= least)
             )
             found.append(Target(f"{place}: share of delivered p99", p99, most, p99 <= most))
+            cpu = statistics.median(
+                self.ratios("isolation", subject, read=lambda sample: sample.cpu_us)
+            )
+            found.append(Target(f"{place}: share of CPU per webhook", cpu, most, cpu <= most))
         if self.memory is not None:
             held = self.memory.held_mib
             found.append(

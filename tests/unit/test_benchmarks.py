@@ -64,6 +64,7 @@ def test_beside_a_dead_vendor_each_round_is_compared_with_its_own_pair(
                 max_ms=3.0,
                 delivered_p99_ms=p99,
                 load_cpu_us=1.0,
+                cpu_us=p99,
             )
             for per_second, p99 in figures
         ]
@@ -79,6 +80,8 @@ def test_beside_a_dead_vendor_each_round_is_compared_with_its_own_pair(
     assert [(target.name, target.met) for target in report.targets()] == [
         ("beside one that refuses: share of throughput", True),
         ("beside one that refuses: share of delivered p99", True),
+        ("beside one that refuses: share of CPU per webhook", True),
         ("beside one that hangs: share of throughput", False),
         ("beside one that hangs: share of delivered p99", False),
+        ("beside one that hangs: share of CPU per webhook", False),
     ]
