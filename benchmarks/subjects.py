@@ -125,13 +125,17 @@ class Subject(msgspec.Struct, frozen=True):
         """Wait until a gateway says that it can take webhooks."""
         _wait_until_ready(lambda: None, "/readyz", self.admin_port)
 
-    def backlog(self, vendor: str) -> int:
-        """Return how many jobs of *vendor* wait in a gateway's database, as its metrics say."""
-        wanted = f'gateway_backlog{{state="available",vendor="{vendor}"}} '
+    def finished(self, vendor: str) -> int:
+        """Return how many jobs of *vendor* a gateway has brought to an end, as its metrics say."""
+        ended = 0
         for line in _get("/metrics", self.admin_port)[1].decode().splitlines():
-            if line.startswith(wanted):
-                return round(float(line.removeprefix(wanted)))
-        return 0
+            if (
+                line.startswith("gateway_jobs_settled_total{")
+                and f'vendor="{vendor}"' in line
+                and 'state="scheduled"' not in line
+            ):
+                ended += round(float(line.rpartition(" ")[2]))
+        return ended
 
 
 @contextmanager
