@@ -159,9 +159,17 @@ async def build_parts(
         desk=desk,
         backlog_full=lambda: backlog.full,
         metrics=metrics,
-        trusted_proxies=config.server.trusted_proxies,
+        server=config.server,
         fetch=fetcher.fetch,
     )
+    public = public_listener(
+        intake.handle,
+        config.server.listen,
+        max_connections=config.server.connections,
+        on_refused=metrics.connections_refused_total.inc,
+    )
+    metrics.before_render.append(lambda: metrics.connections.set(public.connections))
+    metrics.before_render.append(lambda: metrics.requests_under_way.set(intake.under_way))
     limits = LimitSharing(db, limiters, node=node, metrics=metrics)
     upkeep = Upkeep(db, ready, feeder, retention_seconds=config.database.retention_seconds)
     heartbeat = Heartbeat(
@@ -206,7 +214,7 @@ async def build_parts(
         replays=ReplayStream(db, ready, node=node),
         guardian=Guardian(db, ready, metrics=metrics),
         intake=intake,
-        public=public_listener(intake.handle, config.server.listen),
+        public=public,
         admin=admin_listener(admin_app(deps), config.admin.listen),
     )
 

@@ -14,7 +14,7 @@ from gateway.bodies import FILE_KEYS
 from gateway.config.model import Address
 from gateway.config.place import Place, echo, nearest, type_text
 from gateway.config.retries import check_retry
-from gateway.config.senders import check_signing_key, check_webhook
+from gateway.config.senders import check_burst, check_signing_key, check_webhook
 from gateway.config.tls import tls_context
 from gateway.config.values import address_text, host_reach
 from gateway.config.walker import Values, build
@@ -29,6 +29,8 @@ _OF_CALLS = frozenset({"body", "body_format", "headers"}) | {
 def check_all(root: Values) -> None:
     """Report every fault between the values of *root*."""
     _check_listeners(root)
+    if "server" in root:
+        check_burst(root["server"])
     vendors: Mapping[str, Values] = root.get("vendors", {})
     for name, vendor in vendors.items():
         _check_vendor(name, vendor)

@@ -15,13 +15,14 @@ import msgspec
 from gateway.backoff import RetryPolicy
 from gateway.config.checks import check_all
 from gateway.config.lines import key_lines
-from gateway.config.model import Config, Route, Vendor, Webhook
+from gateway.config.model import Config, Route, ServerSection, Vendor, Webhook
 from gateway.config.place import Place, Report
 from gateway.config.retries import completed
 from gateway.config.specs.root import ROOT
 from gateway.config.walker import Table, Values, build
 from gateway.errors import ConfigInvalid, Fault
 from gateway.expressions import split_call
+from gateway.webhooks.scheme import PATIENCE_SECONDS
 
 _MAX_FILE_BYTES = 16 << 20
 _TOML_POSITION = re.compile(r" \(at line (\d+), column (\d+)\)$")
@@ -102,11 +103,9 @@ def _syntax_fault(message: str, text: str) -> Fault:
 def _config(root: Values, path: Path, hostname: str) -> Config:
     """Make the structs of what was read without fault, and fill in what depends on the rest."""
     gateway = build(root["gateway"])
-    server = build(root["server"])
-    vendors = {
-        name: _vendor(name, values, default_max_body_bytes=server.max_body_bytes)
-        for name, values in root["vendors"].items()
-    }
+    server: ServerSection = build(root["server"])
+    server = msgspec.structs.replace(server, burst=_burst(server))
+    vendors = {name: _vendor(name, values, server) for name, values in root["vendors"].items()}
     return Config(
         source=path.absolute(),
         gateway=msgspec.structs.replace(gateway, node=gateway.node or hostname),
@@ -119,12 +118,19 @@ def _config(root: Values, path: Path, hostname: str) -> Config:
     )
 
 
-def _vendor(name: str, values: Values, *, default_max_body_bytes: int) -> Vendor:
+def _vendor(name: str, values: Values, server: ServerSection) -> Vendor:
     webhook = None
     if "webhook" in values:
         webhook = _webhook(build(values["webhook"], vendor=name))
-        if "max_body" not in values["webhook"].given:
-            webhook = msgspec.structs.replace(webhook, max_body_bytes=default_max_body_bytes)
+        patience = webhook.verify.patience_seconds if webhook.verify else PATIENCE_SECONDS
+        inherited = {
+            "max_body": ("max_body_bytes", server.max_body_bytes),
+            "concurrency": ("concurrency", max(1, server.concurrency // 2)),
+            "answer_within": ("answer_within_seconds", patience * 4 / 5),
+        }
+        given = values["webhook"].given
+        fields = {field: value for key, (field, value) in inherited.items() if key not in given}
+        webhook = msgspec.structs.replace(webhook, **fields)
     api = None
     if "api" in values:
         api = build(values["api"], vendor=name)
@@ -140,10 +146,14 @@ def _webhook(webhook: Webhook) -> Webhook:
     return msgspec.structs.replace(
         webhook,
         secrets=(*webhook.secrets, *([learnt] if learnt and learnt.reference not in known else [])),
-        burst=webhook.burst or (webhook.rate.count if webhook.rate else 0),
+        burst=_burst(webhook),
         event_type=webhook.event_type or (scheme.event_type if scheme else "") or "none",
         dedupe=webhook.dedupe or (scheme.dedupe if scheme else "hash"),
     )
+
+
+def _burst(section: Webhook | ServerSection) -> int:
+    return section.burst or (section.rate.count if section.rate else 0)
 
 
 def _route(values: Values, vendors: Mapping[str, Vendor]) -> Route:

@@ -68,6 +68,10 @@ class ServerSection(msgspec.Struct, frozen=True, kw_only=True):
     listen: Address = Address("127.0.0.1", 8080)
     max_body_bytes: int = 1 << 20
     trusted_proxies: tuple[str, ...] = ()
+    rate: Rate | None = None  # of all vendors together
+    burst: int = 0  # the loader fills in the rate's count
+    concurrency: int = 1000  # requests under way at once
+    connections: int = 5000
 
 
 class AdminSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +118,8 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     handshakes: tuple[Handshake, ...] = ()  # before the scheme's own
     rate: Rate | None = None
     burst: int = 0  # the loader fills in the rate's count
+    concurrency: int = 500  # requests under way at once; the loader fills in half the listener's
+    answer_within_seconds: float = 8.0  # the loader fills in 4/5 of the sender's patience
     max_body_bytes: int = 1 << 20
     allow_ips: tuple[str, ...] = ()
     event_type: str = ""  # source or "none"; the loader fills in the scheme's own

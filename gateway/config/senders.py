@@ -119,8 +119,13 @@ def check_webhook(name: str, webhook: Values) -> None:
             'is missing, and verify = "ip" checks nothing else', "name the sender's networks"
         )
     _check_handshakes(webhook, scheme)
-    if "burst" in webhook.given and "rate" not in webhook.given:
-        place.at("burst").fault("has no rate to go with", 'write rate = "500/s" beside it')
+    check_burst(webhook)
+
+
+def check_burst(section: Values) -> None:
+    """Report a ``burst`` that no ``rate`` goes with."""
+    if "burst" in section.given and "rate" not in section.given:
+        section.place.at("burst").fault("has no rate to go with", 'write rate = "500/s" beside it')
 
 
 def check_signing_key(scheme: Scheme, secret: Secret, place: Place) -> None:

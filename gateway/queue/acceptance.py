@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from time import perf_counter
 from uuid import UUID
@@ -55,17 +56,17 @@ class AcceptanceDesk:
             max_rows=256,
             weigh=_body_bytes,
             patience_seconds=patience_seconds,
-            impatience=lambda: DatabaseUnavailable(f"not committed within {patience_seconds:g} s"),
+            impatience=lambda: DatabaseUnavailable("not committed in time"),
             flights=FLIGHTS,
         )
         self.run = self._batches.run
         self.finish = self._batches.finish
 
-    async def accept(self, item: Acceptance) -> Receipt:
+    async def accept(self, item: Acceptance, *, patience_seconds: float = math.inf) -> Receipt:
         """Commit one webhook; raises :class:`DatabaseUnavailable` when that is not certain.
 
-        The wait is bounded: a sender that is told 503 in time tries again, one that gives up
-        first may not.
+        The wait is bounded, by *patience_seconds* too: a sender that is told 503 in time tries
+        again, one that gives up first may not.
         """
         if not self._db.up:
             raise DatabaseUnavailable("PostgreSQL is away")
@@ -73,7 +74,9 @@ class AcceptanceDesk:
             raise DatabaseUnavailable(f"{self._max_waiting} webhooks wait to be committed already")
         # After an impatient answer it may still be committed; the next try finds a duplicate.
         in_order = any(job.ordering_key is not None for job in item.jobs)
-        return await self._batches.submit(item, in_order=in_order)
+        return await self._batches.submit(
+            item, in_order=in_order, patience_seconds=patience_seconds
+        )
 
     async def _flush(self, batch: list[Acceptance]) -> Sequence[Receipt | Exception]:
         leaders, followers = _split(batch)

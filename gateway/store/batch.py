@@ -7,6 +7,7 @@ when it is busy.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain
 from typing import Generic, TypeVar
@@ -16,17 +17,19 @@ import msgspec
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_LOOK_SECONDS = 0.25  # how often it is looked for who has waited too long
+
 # A further flight costs a statement of its own: not for fewer rows than this, and not for fewer
 # than half of what flies already, whose end is near.
 _WORTH_A_FLIGHT = 8
 
 
 class _Entry(msgspec.Struct, Generic[Item, Result], gc=False):
-    """An item, who waits for it, since when (loop time), and whether it must not be overtaken."""
+    """An item, who waits for it, until when (loop time), and whether it must not be overtaken."""
 
     item: Item
     future: asyncio.Future[Result] | None  # None: nobody waits for the result
-    since: float
+    until: float
     in_order: bool
 
 
@@ -36,8 +39,9 @@ class GroupCommit(Generic[Item, Result]):
     *flush* is given a list of items and returns, in order, a result for each or the exception that
     its submitter shall see; what it raises, all of them see. *weigh* gives an
     item's size in bytes, so that a batch stays bounded in memory as well as in rows. With a
-    *patience*, a submitter waits no longer than about that many seconds: its future then raises
-    what *impatience* returns, and the item is dropped unless its flush has begun.
+    *patience*, a submitter waits no longer than about that many seconds, or than it said itself:
+    its future then raises what *impatience* returns, and the item is dropped unless its flush has
+    begun.
 
     Up to *flights* batches are flushed at a time, so that one is collected and answered while the
     other is on the disk. Of two in flight either may be committed first, but never of two that
@@ -64,7 +68,8 @@ class GroupCommit(Generic[Item, Result]):
         self._max_rows = max_rows
         self._max_bytes = max_bytes
         self._weigh = weigh
-        self._patience_seconds = patience_seconds
+        self._patience_seconds = patience_seconds or math.inf
+        self._look_seconds = min(_LOOK_SECONDS, self._patience_seconds / 4)
         self._impatience = impatience
         self._linger_seconds = linger_seconds
         self._flights = flights
@@ -79,21 +84,27 @@ class GroupCommit(Generic[Item, Result]):
         return len(self._waiting)
 
     def submit(
-        self, item: Item, *, urgent: bool = False, in_order: bool = False
+        self,
+        item: Item,
+        *,
+        urgent: bool = False,
+        in_order: bool = False,
+        patience_seconds: float = math.inf,
     ) -> asyncio.Future[Result]:
         """Queue *item*; the future resolves when its batch is committed, or raises its error.
 
         An *urgent* item ends the linger. One that is *in order* is committed after all such items
-        that were submitted before it.
+        that were submitted before it. Its own *patience* can only be shorter than that of all.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        self._waiting.append(_Entry(item, future, loop.time(), in_order))
+        patience = min(patience_seconds, self._patience_seconds)
+        self._waiting.append(_Entry(item, future, loop.time() + patience, in_order))
         if urgent or len(self._waiting) >= self._wake_at:
             self._wake.set()
         # One timer for all who wait, not one for each: this is the hottest path there is.
-        if self._timer is None and self._patience_seconds is not None:
-            self._timer = loop.call_later(self._patience_seconds / 4, self._expire)
+        if self._timer is None and self._patience_seconds < math.inf:
+            self._timer = loop.call_later(self._look_seconds, self._expire)
         return future
 
     def post(self, item: Item, *, urgent: bool = False) -> None:
@@ -196,12 +207,11 @@ class GroupCommit(Generic[Item, Result]):
 
     def _expire(self) -> None:
         """Tell those who have waited too long; keep looking while anybody waits."""
-        assert self._patience_seconds is not None  # noqa: S101  # the timer is set only with it
         loop = asyncio.get_running_loop()
-        too_old = loop.time() - self._patience_seconds
+        now = loop.time()
         for entry in chain(*self._flying, self._waiting):
             future = entry.future
-            if future is not None and entry.since < too_old and not future.done():
+            if future is not None and entry.until < now and not future.done():
                 future.set_exception(self._impatience())
         # Still in the order of arrival; what was told so must not be committed after all.
         self._waiting = [
@@ -209,4 +219,4 @@ class GroupCommit(Generic[Item, Result]):
         ]
         self._timer = None
         if self._flying or self._waiting:
-            self._timer = loop.call_later(self._patience_seconds / 4, self._expire)
+            self._timer = loop.call_later(self._look_seconds, self._expire)

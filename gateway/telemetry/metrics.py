@@ -30,6 +30,7 @@ RESULTS = frozenset(
         "accepted",
         "duplicate",
         "handshake",
+        "overloaded",
         "refused",
         "too_large",
         "throttled",
@@ -113,6 +114,13 @@ class Metrics:
                 "vendor",
             ),
             (vendor,),
+        )
+        self.requests_under_way = self._gauge(
+            "requests_under_way", "Requests of the public listener that are not answered yet."
+        )
+        self.connections = self._gauge("connections", "Connections of the public listener.")
+        self.connections_refused_total = self._counter(
+            "connections_refused_total", "Connections turned away because there were too many."
         )
         self.jobs_settled_total: Family[tuple[str, str, str], Counter] = Family(
             self._counter(

@@ -6,13 +6,13 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import msgspec
 from aiohttp import web
 
-from gateway.config.model import Webhook
+from gateway.config.model import ServerSection, Webhook
 from gateway.errors import DatabaseUnavailable, SignatureRefused
 from gateway.model import Event
 from gateway.queue.acceptance import AcceptanceDesk, Receipt
@@ -33,7 +33,7 @@ from gateway.web.handshaking import (
     verifier_of,
     verify_request,
 )
-from gateway.web.throttle import TokenBucket
+from gateway.web.throttle import Places, TokenBucket
 from gateway.webhooks.decompress import decode_received
 from gateway.webhooks.extract import UNDECODED, compile_dedupe, compile_event_type
 from gateway.webhooks.handshakes import Answer, Handshakes
@@ -44,6 +44,8 @@ log = get_logger("gateway.intake")
 
 PREFIX = "/webhooks/"
 BODY_SECONDS = 20.0  # for the whole body of one request
+MIN_COMMIT_SECONDS = 0.1  # whatever fetching a sender's keys took
+MAX_HEADERS_BYTES = 64 << 10  # of all headers of one webhook, as they are stored
 RETRY_AFTER_SECONDS = 5
 
 # Proof of identity that is not ours to keep: the signature schemes cover the rest.
@@ -67,6 +69,7 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
     find_event_type: Callable[[Mapping[str, str], object, bytes], str | None]
     find_dedupe_key: Callable[[Mapping[str, str], object, bytes], str | None]
     bucket: TokenBucket | None
+    places: Places
     allowed: Networks  # empty: everybody
     decodes: bool  # whether anything but a route's expression needs the decoded body
 
@@ -104,7 +107,8 @@ def open_doors(webhooks: Mapping[str, Webhook]) -> dict[str, Door]:
             masked=_SECRET_HEADERS | _token_headers(scheme),
             find_event_type=compile_event_type(event_type),
             find_dedupe_key=compile_dedupe(dedupe),
-            bucket=_bucket(config),
+            bucket=bucket_of(config),
+            places=Places(config.concurrency),
             allowed=Networks(config.allow_ips),
             decodes="body:" in event_type or "body:" in dedupe,
         )
@@ -118,7 +122,8 @@ def _token_headers(scheme: Scheme | None) -> frozenset[str]:
     return frozenset(name.lower() for name in names)
 
 
-def _bucket(config: Webhook) -> TokenBucket | None:
+def bucket_of(config: Webhook | ServerSection) -> TokenBucket | None:
+    """Return the bucket for a section's ``rate`` and ``burst``; None without a rate."""
     if config.rate is None:
         return None
     per_second = config.rate.count / config.rate.period_seconds
@@ -136,12 +141,14 @@ class Intake:
         desk: AcceptanceDesk,
         backlog_full: Callable[[], bool],
         metrics: Metrics,
-        trusted_proxies: Sequence[str] = (),
+        server: ServerSection = ServerSection(),  # noqa: B008  # it is frozen
         fetch: Fetch = fetch_nothing,
     ) -> None:
         self.doors = dict(doors)
+        self._places = Places(server.concurrency)
+        self._bucket = bucket_of(server)
         self._fetch = fetch
-        self._trusted_proxies = Networks(trusted_proxies)
+        self._trusted_proxies = Networks(server.trusted_proxies)
         self.router = router
         self.draining = False
         self.under_way = 0  # requests that are not answered yet
@@ -170,13 +177,28 @@ class Intake:
     async def receive_webhook(
         self, request: web.BaseRequest, correlation_id: str
     ) -> web.StreamResponse:
-        """Take one webhook in; the answer follows COMMIT."""
-        began = time.perf_counter()
+        """Take one webhook in, if there is room; the answer follows COMMIT."""
         door = self._door(request)
-        vendor = door.config.vendor
         self._check_open(request)
         self._check_caller(door, request)
+        places, own = self._places, door.places
+        if places.full or own.full:
+            raise _overloaded()
+        places.taken += 1
+        own.taken += 1
+        try:
+            return await self._take_in(door, request, correlation_id)
+        finally:
+            places.taken -= 1
+            own.taken -= 1
+
+    async def _take_in(
+        self, door: Door, request: web.BaseRequest, correlation_id: str
+    ) -> web.StreamResponse:
+        began = time.perf_counter()
+        vendor = door.config.vendor
         body = await _read_body(request, door.config.max_body_bytes)
+        arrived = time.perf_counter()
         signed = _signed_request(door, request, body)
         if door.handshakes is not None:
             answer = await self._handshake(door, door.handshakes, signed)
@@ -206,7 +228,11 @@ class Intake:
         jobs = self.router.jobs_for(event, decoded)
         try:
             receipt = await self._desk.accept(
-                Acceptance(event, jobs, door.config.dedupe_window_seconds)
+                Acceptance(event, jobs, door.config.dedupe_window_seconds),
+                patience_seconds=max(
+                    MIN_COMMIT_SECONDS,
+                    door.config.answer_within_seconds - (time.perf_counter() - arrived),
+                ),
             )
         except DatabaseUnavailable as error:
             log.warning("webhook_postponed", vendor=vendor, error=str(error))
@@ -240,9 +266,11 @@ class Intake:
                     reason=f"caller {address} is not in allow_ips",
                 )
                 raise Refusal(403, "not allowed from this address", result="unverified")
-        if door.bucket is not None and (wait := door.bucket.take(time.monotonic())) > 0:
-            retry_after = {"Retry-After": str(math.ceil(wait))}
-            raise Refusal(429, "too many requests", result="throttled", headers=retry_after)
+        # A flood on one path is stopped by its own bucket before it takes of everybody's.
+        for bucket in (door.bucket, self._bucket):
+            if bucket is not None and (wait := bucket.take(time.monotonic())) > 0:
+                retry_after = {"Retry-After": str(math.ceil(wait))}
+                raise Refusal(429, "too many requests", result="throttled", headers=retry_after)
 
     async def _handshake(
         self, door: Door, handshakes: Handshakes, signed: SignedRequest
@@ -296,7 +324,7 @@ class Intake:
         if config is None:
             return
         fresh = open_doors({vendor: config})[vendor]
-        self.doors[vendor] = msgspec.structs.replace(fresh, bucket=door.bucket)
+        self.doors[vendor] = msgspec.structs.replace(fresh, bucket=door.bucket, places=door.places)
         path = config.learn_secret.path if config.learn_secret else ""
         log.warning("secret_learnt", vendor=vendor, file=str(path))
 
@@ -391,9 +419,13 @@ def _kept_headers(headers: Mapping[str, str], masked: frozenset[str]) -> dict[st
     for name in masked.intersection(kept):
         kept[name] = "***"
     try:
-        plain = b"\\u0000" not in _encode(kept)
+        encoded = _encode(kept)
+        plain = b"\\u0000" not in encoded
     except UnicodeEncodeError:  # bytes that are no UTF-8 arrive as lone surrogates
-        plain = False
+        kept = {storable(n): storable(v) for n, v in kept.items()}
+        encoded, plain = _encode(kept), True
+    if len(encoded) > MAX_HEADERS_BYTES:
+        raise Refusal(431, f"the headers are larger than {MAX_HEADERS_BYTES} bytes")
     return kept if plain else {storable(n): storable(v) for n, v in kept.items()}
 
 
@@ -428,6 +460,11 @@ def _unavailable(error: str) -> Refusal:
     return Refusal(
         503, error, result="unavailable", headers={"Retry-After": str(RETRY_AFTER_SECONDS)}
     )
+
+
+def _overloaded() -> Refusal:
+    retry_after = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return Refusal(503, "too many requests at once", result="overloaded", headers=retry_after)
 
 
 def _json(

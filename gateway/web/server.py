@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from aiohttp import http_parser, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -13,23 +12,26 @@ from aiohttp.http_exceptions import HttpProcessingError
 from gateway.config.model import Address
 from gateway.errors import GatewayError
 from gateway.telemetry.logs import get_logger
+from gateway.web.connections import PublicServer, Timeouts, connections_within_reach
 
 log = get_logger("gateway.server")
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 MAX_HEADER_BYTES = 8190  # of one header line, and of the request line
-HEAD_SECONDS = 20.0  # from a connection's beginning to its first whole head
-KEEPALIVE_SECONDS = 75.0
-LINGER_SECONDS = 2.0  # how long the rest of a refused body is read away, so that the answer arrives
+MAX_HEADERS = 100
+OPERATORS_IDLE_SECONDS = 75.0
 CLOSING_SECONDS = 5.0
 
 
 class Listener:
     """One listening socket and everything behind it."""
 
-    def __init__(self, runner: web.BaseRunner, address: Address) -> None:
+    def __init__(
+        self, runner: web.BaseRunner, address: Address, *, count: Callable[[], int] = lambda: 0
+    ) -> None:
         self._runner = runner
+        self._count = count
         self._address = address
         self._site: web.TCPSite | None = None
         self.port = address.port
@@ -49,6 +51,11 @@ class Listener:
             ) from error
         self.port = self._runner.addresses[0][1]
 
+    @property
+    def connections(self) -> int:
+        """Return how many connections are open."""
+        return self._count()
+
     async def stop_accepting(self) -> None:
         """Close the listening socket; open connections go on."""
         if self._site is not None:
@@ -61,56 +68,43 @@ class Listener:
 
 
 def public_listener(
-    handler: Handler, address: Address, *, head_seconds: float = HEAD_SECONDS
+    handler: Handler,
+    address: Address,
+    *,
+    max_connections: int = 1000,
+    on_refused: Callable[[], None] = lambda: None,
+    timeouts: Timeouts = Timeouts(),  # noqa: B008  # it is frozen
 ) -> Listener:
-    """Return the listener for webhooks: no routing, no middleware, raw bodies."""
+    """Return the listener for webhooks: no routing, no middleware, raw bodies.
+
+    *on_refused* is called for each connection beyond *max_connections*, which hears 503.
+    """
     _require_fast_parser()
-    server = _PublicServer(
+    server = PublicServer(
         handler,
-        head_seconds=head_seconds,
+        timeouts=timeouts,
+        max_connections=connections_within_reach(max_connections),
+        on_refused=on_refused,
         auto_decompress=False,  # signatures are over the raw bytes
         access_log=None,
         logger=_server_logger(),
-        keepalive_timeout=KEEPALIVE_SECONDS,
-        lingering_time=LINGER_SECONDS,
         max_line_size=MAX_HEADER_BYTES,
         max_field_size=MAX_HEADER_BYTES,
+        max_headers=MAX_HEADERS,
     )
-    return Listener(web.ServerRunner(server, shutdown_timeout=CLOSING_SECONDS), address)
+    runner = web.ServerRunner(server, shutdown_timeout=CLOSING_SECONDS)
+    return Listener(runner, address, count=lambda: server.open)
 
 
 def admin_listener(app: web.Application, address: Address) -> Listener:
     """Return the listener for operators."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSING_SECONDS)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=CLOSING_SECONDS,
+        keepalive_timeout=OPERATORS_IDLE_SECONDS,
+    )
     return Listener(runner, address)
-
-
-class _PublicServer(web.Server):
-    """Closes connections that ask for nothing; aiohttp would keep them open for ever."""
-
-    def __init__(self, handler: Handler, *, head_seconds: float, **options: Any) -> None:
-        super().__init__(handler, **options)
-        self._head_seconds = head_seconds
-        self._silent: dict[web.RequestHandler, asyncio.TimerHandle] = {}
-
-    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        super().connection_made(handler, transport)
-        loop = asyncio.get_running_loop()
-        self._silent[handler] = loop.call_later(self._head_seconds, transport.abort)
-
-    def connection_lost(
-        self, handler: web.RequestHandler, exc: BaseException | None = None
-    ) -> None:
-        self._heard(handler)
-        super().connection_lost(handler, exc)
-
-    def _make_request(self, message: Any, payload: Any, protocol: Any, *rest: Any) -> Any:
-        self._heard(protocol)
-        return super()._make_request(message, payload, protocol, *rest)
-
-    def _heard(self, handler: web.RequestHandler) -> None:
-        if (timer := self._silent.pop(handler, None)) is not None:
-            timer.cancel()
 
 
 def _server_logger() -> logging.Logger:

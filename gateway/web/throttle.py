@@ -1,4 +1,4 @@
-"""The limit at the door: a token bucket per sending vendor."""
+"""Limits at the door: how many requests come in a time, and how many are under way at once."""
 
 from __future__ import annotations
 
@@ -25,3 +25,18 @@ class TokenBucket:
             self._tokens -= 1.0
             return 0.0
         return (1.0 - self._tokens) / self._rate
+
+
+class Places:
+    """Room for *limit* requests at once. Who finds none is told to come again."""
+
+    __slots__ = ("limit", "taken")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody else gets in."""
+        return self.taken >= self.limit

@@ -92,6 +92,7 @@ _SCHEMES = (
         encoding="base64",
         event_type="header:X-Shopify-Topic",
         dedupe="header:X-Shopify-Webhook-Id",
+        patience_seconds=5.0,
         link="https://shopify.dev/docs/apps/build/webhooks/subscribe/https",
     ),
     Scheme(
@@ -103,6 +104,7 @@ _SCHEMES = (
         event_type="body:event.type | body:type",
         dedupe="body:event_id",
         handshakes=(Handshake(match={"body:type": "url_verification"}, body="{body:challenge}"),),
+        patience_seconds=3.0,
         link="https://docs.slack.dev/authentication/verifying-requests-from-slack/",
     ),
     Scheme(
@@ -121,6 +123,7 @@ _SCHEMES = (
                 content_type="application/json",
             ),
         ),
+        patience_seconds=3.0,
         link="https://developers.zoom.us/docs/api/webhooks/#verify-webhook-events",
     ),
     # the URL as configured at Square
@@ -153,6 +156,7 @@ _SCHEMES = (
         timestamp="header:X-HubSpot-Request-Timestamp",
         timestamp_unit="ms",
         event_type="body:0.subscriptionType",
+        patience_seconds=5.0,
         link="https://developers.hubspot.com/docs/apps/developer-platform/build-apps/authentication/request-validation",
     ),
     Scheme(
@@ -162,6 +166,7 @@ _SCHEMES = (
         prefix="sha1=",
         event_type="body:topic",
         dedupe="body:id",
+        patience_seconds=5.0,
         link="https://developers.intercom.com/docs/webhooks/webhook-notifications",
     ),
     Scheme(
@@ -172,6 +177,7 @@ _SCHEMES = (
         tolerance_seconds=60.0,
         event_type="header:Linear-Event",
         dedupe="header:Linear-Delivery",
+        patience_seconds=5.0,
         link="https://linear.app/developers/webhooks",
     ),
     Scheme(
@@ -194,6 +200,7 @@ _SCHEMES = (
         # It sends both a good and a bad signature and wants to see both told apart.
         handshakes=(Handshake(match={"body:events": "[]"}),),
         empty_answers=True,
+        patience_seconds=5.0,
         link="https://developer.xero.com/documentation/guides/webhooks/overview/",
     ),
     Scheme(
@@ -345,6 +352,7 @@ _SCHEMES = (
             ),
             Handshake(match={"body:type": "0", "body:event": ""}, status=204),
         ),
+        patience_seconds=3.0,
         link="https://docs.discord.com/developers/interactions/overview",
     ),
     # events come in batches
@@ -469,6 +477,7 @@ _SCHEMES = (
                 content_type="application/json",
             ),
         ),
+        patience_seconds=3.0,
         link="https://developer.okta.com/docs/concepts/event-hooks/",
     ),
     Scheme(

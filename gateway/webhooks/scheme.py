@@ -13,6 +13,8 @@ Check = Literal[
     "", "adyen", "aws-sns", "basic", "ip", "mailgun", "microsoft-graph", "paypal", "plaid", "twilio"
 ]
 
+PATIENCE_SECONDS = 10.0  # of senders that tell none; the shortest that are usual
+
 
 class Alternative(msgspec.Struct, frozen=True, kw_only=True):
     """Another way in which a sender may sign the same message in the same header.
@@ -91,6 +93,7 @@ class Scheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     message: str = ""  # in words: what that function says is signed
     handshakes: tuple[Handshake, ...] = ()
     empty_answers: bool = False  # this sender wants 200 or 401 and not a byte more
+    patience_seconds: float = PATIENCE_SECONDS  # how long this sender waits for an answer
     link: str = ""  # the sender's own description
 
     @property
@@ -108,7 +111,16 @@ ASYMMETRIC = frozenset({"ed25519", "ecdsa-sha256", "rsa-sha256"})
 """The algorithms whose secret is a public key, which verifies but cannot sign."""
 
 PRESET_ONLY = frozenset(
-    {"name", "alternative", "check", "message", "handshakes", "empty_answers", "link"}
+    {
+        "name",
+        "alternative",
+        "check",
+        "message",
+        "handshakes",
+        "empty_answers",
+        "patience_seconds",
+        "link",
+    }
 )
 """The fields of a scheme that no table can set; overriding a preset keeps them."""
 

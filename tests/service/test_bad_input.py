@@ -1,7 +1,6 @@
 """Whatever is sent to the public port: a clear answer or a closed connection, and nothing lost."""
 
 import asyncio
-import contextlib
 import gzip
 import json
 import socket
@@ -12,7 +11,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from aiohttp import web
 from harness import (
     Gateway,
     Records,
@@ -23,9 +21,6 @@ from harness import (
     eventually,
     signed,
 )
-
-from gateway.config.model import Address
-from gateway.web.server import public_listener
 
 MAX_BODY = 64 << 10
 ANSWER_SECONDS = 10.0
@@ -463,32 +458,6 @@ async def test_half_closed_and_abandoned_connections_leave_nothing_behind(
         return _sockets(wire.gateway) <= 20
 
     await eventually(closed, what="no connection is left open")
-
-
-async def test_a_connection_that_asks_for_nothing_is_closed_and_one_that_did_is_kept() -> None:
-    async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        return web.Response(text="here")
-
-    listener = public_listener(answer, Address("127.0.0.1", 0), head_seconds=0.2)
-    await listener.start()
-    try:
-        kept = await asyncio.open_connection("127.0.0.1", listener.port)
-        kept[1].write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        await kept[0].readuntil(b"here")
-        for beginning in (b"", b"POST /webhooks/shop HTTP/1.1\r\nX-Slow: "):
-            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
-            writer.write(beginning)
-            async with asyncio.timeout(ANSWER_SECONDS):
-                with contextlib.suppress(ConnectionError):
-                    assert await reader.read() == b""
-            writer.close()
-        # Older than those by now, and still answered.
-        kept[1].write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        await kept[0].readuntil(b"here")
-        kept[1].close()
-    finally:
-        await listener.stop_accepting()
-        await listener.close()
 
 
 async def _refused_or_closed(wire: Wire, raw: bytes) -> None:

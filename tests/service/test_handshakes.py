@@ -5,19 +5,16 @@ counted, and what would be fetched is handed out here.
 """
 
 import base64
-import contextlib
 import hashlib
 import hmac
 import json
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import aiohttp
 import nacl.signing
 import pytest
 from cryptography import x509
@@ -25,131 +22,21 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from doorstep import ENVIRON, SECRET, serving, vendor
 from structlog.testing import capture_logs
 from twilio.request_validator import RequestValidator
 
-from gateway.config import loader
-from gateway.config.model import Address, Config
-from gateway.queue.acceptance import Receipt
-from gateway.routing import Router
-from gateway.store.events import Acceptance
-from gateway.telemetry.metrics import Metrics
-from gateway.vendors.fetch import FetchFailed
-from gateway.web.intake import Intake, open_doors
-from gateway.web.server import public_listener
 from gateway.webhooks.presets import PRESETS
-from gateway.webhooks.sign import sign
-from gateway.webhooks.verify import Need
 
-SECRET = "a-secret-of-the-tests"
 ED25519 = nacl.signing.SigningKey(bytes(range(32)))
 TOPIC = "arn:aws:sns:eu-central-1:123456789012:orders"
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-ENVIRON = {
-    "S": SECRET,
+ENVIRON |= {
     "OTHER": "another-secret-of-the-tests",
     "TOKEN": "the-verify-token",
     "KEY": bytes(ED25519.verify_key).hex(),
     "TOPIC": TOPIC,
 }
-
-
-class Desk:
-    """Counts what would be committed."""
-
-    def __init__(self) -> None:
-        self.stored: list[Acceptance] = []
-
-    async def accept(self, item: Acceptance) -> Receipt:
-        self.stored.append(item)
-        return Receipt(item.event.id, len(item.jobs), False)
-
-
-class Fetcher:
-    """Hands out what a test put there; fails for all else."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, bytes] = {}
-        self.asked: list[str] = []
-
-    async def fetch(self, need: Need) -> bytes:
-        self.asked.append(need.url)
-        if need.url not in self.answers:
-            raise FetchFailed("no such host in the tests")
-        return self.answers[need.url]
-
-
-class Place:
-    """One public listener with the vendors of a TOML text."""
-
-    def __init__(self, config: Config, base: str, session: aiohttp.ClientSession) -> None:
-        self.config = config
-        self.base = base
-        self.session = session
-        self.desk = Desk()
-        self.fetcher = Fetcher()
-        self.metrics = Metrics(version="0", vendors=config.vendors)
-
-    async def call(
-        self,
-        vendor: str,
-        body: bytes = b"",
-        headers: Mapping[str, str] | None = None,
-        *,
-        method: str = "POST",
-        query: Mapping[str, str] | None = None,
-    ) -> tuple[int, str, Mapping[str, str]]:
-        url = f"{self.base}/webhooks/{vendor}" + (f"?{urlencode(query)}" if query else "")
-        async with self.session.request(method, url, data=body or None, headers=headers) as answer:
-            return answer.status, await answer.text(), answer.headers.copy()
-
-    async def signed(
-        self, vendor: str, body: bytes, *, secret: str = SECRET
-    ) -> tuple[int, str, Mapping[str, str]]:
-        webhook = self.config.vendors[vendor].webhook
-        assert webhook is not None
-        assert webhook.verify is not None
-        headers = sign(webhook.verify, secret, body=body, now=time.time(), message_id="m")
-        return await self.call(vendor, body, {**headers, "Content-Type": "application/json"})
-
-    def count(self, vendor: str, result: str) -> float:
-        value: float = self.metrics.webhooks_total[vendor, result]._value.get()
-        return value
-
-
-def vendor(name: str, verify: str | None = None, more: str = "", *, secret: str = "env:S") -> str:  # noqa: S107
-    return f"""
-[vendors.{name}.webhook]
-verify = "{verify or name}"
-secrets = ["{secret}"]
-{more}
-"""
-
-
-@contextlib.asynccontextmanager
-async def serving(tmp_path: Path, toml: str) -> AsyncIterator[Place]:
-    path = tmp_path / "gateway.toml"
-    path.write_text(toml)
-    config = loader.load(path, environ=ENVIRON)
-    webhooks = {name: v.webhook for name, v in config.vendors.items() if v.webhook}
-    async with aiohttp.ClientSession() as session:
-        place = Place(config, "", session)
-        intake = Intake(
-            open_doors(webhooks),
-            router=Router((), {}),
-            desk=place.desk,  # type: ignore[arg-type]
-            backlog_full=lambda: False,
-            metrics=place.metrics,
-            fetch=place.fetcher.fetch,
-        )
-        listener = public_listener(intake.handle, Address("127.0.0.1", 0))
-        await listener.start()
-        place.base = f"http://127.0.0.1:{listener.port}"
-        try:
-            yield place
-        finally:
-            await listener.stop_accepting()
-            await listener.close()
 
 
 def discord_headers(body: bytes) -> dict[str, str]:

@@ -335,3 +335,20 @@ def test_everything_is_flushed_once_and_in_order_where_it_must_be(
         assert ordered == sorted(ordered)
 
     asyncio.run(run())
+async def test_who_is_more_impatient_is_told_sooner() -> None:
+    disk = Disk(open_=False)
+    commit: GroupCommit[Any, Any] = GroupCommit(
+        disk.flush, max_rows=1, patience_seconds=60.0, impatience=lambda: KeyError("too long")
+    )
+    async with running(commit):
+        first, hasty, calm = (
+            commit.submit(item, patience_seconds=seconds)
+            for item, seconds in (("first", 60.0), ("hasty", 0.01), ("calm", 3600.0))
+        )
+        with pytest.raises(KeyError):
+            await hasty
+        assert not first.done()
+        assert not calm.done()
+        disk.gate.set()
+        assert await asyncio.gather(first, calm) == ["first!", "calm!"]
+    assert disk.batches == [["first"], ["calm"]]

@@ -10,7 +10,7 @@ from gateway.config.model import (
     QueueSection,
     ServerSection,
 )
-from gateway.config.specs.shared_kinds import ADDRESS, NETWORKS, PLAIN
+from gateway.config.specs.shared_kinds import ADDRESS, NETWORKS, PLAIN, RATE, take_burst
 from gateway.config.walker import Key, Section
 
 GATEWAY = Section(
@@ -63,6 +63,7 @@ DATABASE = Section(
 SERVER = Section(
     doc="The public listener: webhooks and nothing else.",
     make=ServerSection,
+    take=take_burst,
     keys=(
         Key(
             name="listen",
@@ -82,6 +83,29 @@ SERVER = Section(
             kind=NETWORKS,
             default=[],
             doc="proxies whose word about the caller's address is believed",
+        ),
+        Key(
+            name="rate",
+            kind=RATE,
+            doc="of all vendors together, after each one's own; beyond it 429 + Retry-After",
+        ),
+        Key(
+            name="burst",
+            kind=Number(1, 1_000_000_000),
+            unset="the rate's count",
+            doc="webhooks that may come at once within the rate",
+        ),
+        Key(
+            name="concurrency",
+            kind=Number(1, 1_000_000),
+            default=1000,
+            doc="requests under way at once, their bodies in memory; beyond it 503 + Retry-After",
+        ),
+        Key(
+            name="connections",
+            kind=Number(1, 1_000_000),
+            default=5000,
+            doc="open at once, idle ones included; a further one hears 503 and is closed",
         ),
     ),
 )

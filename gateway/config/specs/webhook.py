@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gateway.config import values
 from gateway.config.kinds import Number, SecretReference, Text, duration, size
 from gateway.config.model import ResponseOverride, Webhook
 from gateway.config.senders import HANDSHAKE as _HANDSHAKE
 from gateway.config.senders import LearningFile
 from gateway.config.signing import SchemeKind
-from gateway.config.specs.shared_kinds import NETWORKS, RATE
+from gateway.config.specs.shared_kinds import NETWORKS, RATE, take_burst
 from gateway.config.walker import REQUIRED, Key, ListOf, Section, Table
 
 RESPONSE = Section(
@@ -28,16 +26,10 @@ RESPONSE = Section(
 )
 
 
-def _take_webhook(webhook: Webhook, key: Key) -> Any:
-    if key.name == "burst":
-        return webhook.burst or None  # without a rate there is none
-    return getattr(webhook, key.target)
-
-
 WEBHOOK = Section(
     doc="What a vendor sends: POST /webhooks/{vendor}.",
     make=Webhook,
-    take=_take_webhook,
+    take=take_burst,
     keys=(
         Key(
             name="verify",
@@ -80,6 +72,19 @@ WEBHOOK = Section(
             kind=Number(1, 1_000_000_000),
             unset="the rate's count",
             doc="webhooks that may come at once within the rate",
+        ),
+        Key(
+            name="concurrency",
+            kind=Number(1, 1_000_000),
+            unset="half of server.concurrency",
+            doc="its requests under way at once; beyond it 503 + Retry-After",
+        ),
+        Key(
+            name="answer_within",
+            kind=duration(least="100ms", most="1m"),
+            unset="4/5 of the sender's patience (10 s where it tells none)",
+            field="answer_within_seconds",
+            doc="how long the commit may take; 503 + Retry-After then, before the sender gives up",
         ),
         Key(
             name="max_body",

@@ -1,0 +1,134 @@
+"""The public listener in the tests' own process: nothing is committed, nothing is fetched."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from urllib.parse import urlencode
+
+import aiohttp
+
+from gateway.config import loader
+from gateway.config.model import Address, Config
+from gateway.queue.acceptance import Receipt
+from gateway.routing import Router
+from gateway.store.events import Acceptance
+from gateway.telemetry.metrics import Metrics
+from gateway.vendors.fetch import FetchFailed
+from gateway.web.connections import Timeouts
+from gateway.web.intake import Intake, open_doors
+from gateway.web.server import public_listener
+from gateway.webhooks.sign import sign
+from gateway.webhooks.verify import Need
+
+SECRET = "a-secret-of-the-tests"
+ENVIRON = {"S": SECRET}  # what env: references are looked up in
+
+
+class Desk:
+    """Counts what would be committed."""
+
+    def __init__(self) -> None:
+        self.stored: list[Acceptance] = []
+        self.patience: list[float] = []
+        self.gate = asyncio.Event()  # closed, the database takes its time
+        self.gate.set()
+
+    async def accept(self, item: Acceptance, *, patience_seconds: float) -> Receipt:
+        self.stored.append(item)
+        self.patience.append(patience_seconds)
+        await self.gate.wait()
+        return Receipt(item.event.id, len(item.jobs), False)
+
+
+class Fetcher:
+    """Hands out what a test put there; fails for all else."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, bytes] = {}
+        self.asked: list[str] = []
+
+    async def fetch(self, need: Need) -> bytes:
+        self.asked.append(need.url)
+        if need.url not in self.answers:
+            raise FetchFailed("no such host in the tests")
+        return self.answers[need.url]
+
+
+class Place:
+    """One public listener with the vendors of a TOML text."""
+
+    def __init__(self, config: Config, base: str, session: aiohttp.ClientSession) -> None:
+        self.config = config
+        self.base = base
+        self.session = session
+        self.desk = Desk()
+        self.fetcher = Fetcher()
+        self.metrics = Metrics(version="0", vendors=config.vendors)
+
+    async def call(
+        self,
+        vendor: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        method: str = "POST",
+        query: Mapping[str, str] | None = None,
+    ) -> tuple[int, str, Mapping[str, str]]:
+        url = f"{self.base}/webhooks/{vendor}" + (f"?{urlencode(query)}" if query else "")
+        async with self.session.request(method, url, data=body or None, headers=headers) as answer:
+            return answer.status, await answer.text(), answer.headers.copy()
+
+    async def signed(
+        self, vendor: str, body: bytes, *, secret: str = SECRET
+    ) -> tuple[int, str, Mapping[str, str]]:
+        webhook = self.config.vendors[vendor].webhook
+        assert webhook is not None
+        assert webhook.verify is not None
+        headers = sign(webhook.verify, secret, body=body, now=time.time(), message_id="m")
+        return await self.call(vendor, body, {**headers, "Content-Type": "application/json"})
+
+    def count(self, vendor: str, result: str) -> float:
+        value: float = self.metrics.webhooks_total[vendor, result]._value.get()
+        return value
+
+
+def vendor(name: str, verify: str | None = None, more: str = "", *, secret: str = "env:S") -> str:  # noqa: S107
+    return f"""
+[vendors.{name}.webhook]
+verify = "{verify or name}"
+secrets = ["{secret}"]
+{more}
+"""
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    tmp_path: Path, toml: str, *, timeouts: Timeouts | None = None
+) -> AsyncIterator[Place]:
+    path = tmp_path / "gateway.toml"
+    path.write_text(toml)
+    config = loader.load(path, environ=ENVIRON)
+    webhooks = {name: v.webhook for name, v in config.vendors.items() if v.webhook}
+    async with aiohttp.ClientSession() as session:
+        place = Place(config, "", session)
+        intake = Intake(
+            open_doors(webhooks),
+            router=Router((), {}),
+            desk=place.desk,  # type: ignore[arg-type]
+            backlog_full=lambda: False,
+            metrics=place.metrics,
+            server=config.server,
+            fetch=place.fetcher.fetch,
+        )
+        listener = public_listener(
+            intake.handle, Address("127.0.0.1", 0), timeouts=timeouts or Timeouts()
+        )
+        await listener.start()
+        place.base = f"http://127.0.0.1:{listener.port}"
+        try:
+            yield place
+        finally:
+            await listener.stop_accepting()
+            await listener.close()

@@ -1,0 +1,96 @@
+"""How many webhooks come in: per time and at once, of one sender and of all together."""
+
+import asyncio
+from pathlib import Path
+
+from doorstep import Place, serving, vendor
+from harness import eventually
+
+EVENT = b'{"a":%d}'
+
+
+async def _until_stored(place: Place, webhooks: int) -> None:
+    async def reached() -> bool:
+        return len(place.desk.stored) >= webhooks
+
+    await eventually(reached)
+
+
+async def test_requests_beyond_the_cap_get_503_and_those_under_way_are_answered(
+    tmp_path: Path,
+) -> None:
+    toml = "[server]\nconcurrency = 3\n" + vendor("github", more="concurrency = 3")
+    async with serving(tmp_path, toml) as place:
+        place.desk.gate.clear()
+        under_way = [asyncio.create_task(place.signed("github", EVENT % n)) for n in range(3)]
+        await _until_stored(place, 3)
+        for number in range(3, 6):
+            status, text, headers = await place.signed("github", EVENT % number)
+            assert (status, headers["Retry-After"]) == (503, "5")
+            assert "too many requests at once" in text
+        assert place.count("github", "overloaded") == 3
+        assert not any(task.done() for task in under_way)
+        place.desk.gate.set()
+        assert [answer[0] for answer in await asyncio.gather(*under_way)] == [202, 202, 202]
+        assert (await place.signed("github", EVENT % 9))[0] == 202
+        assert len(place.desk.stored) == 4
+
+
+async def test_one_sender_takes_no_more_than_half_of_the_room(tmp_path: Path) -> None:
+    toml = "[server]\nconcurrency = 4\n" + vendor("github") + vendor("shopify")
+    async with serving(tmp_path, toml) as place:
+        place.desk.gate.clear()
+        flood = [asyncio.create_task(place.signed("github", EVENT % n)) for n in range(10)]
+        await _until_stored(place, 2)
+        others = [asyncio.create_task(place.signed("shopify", EVENT % n)) for n in range(2)]
+        await _until_stored(place, 4)
+        place.desk.gate.set()
+        assert [answer[0] for answer in await asyncio.gather(*others)] == [202, 202]
+        statuses = sorted([answer[0] for answer in await asyncio.gather(*flood)])
+        assert statuses.count(202) == place.count("github", "accepted")
+        assert statuses.count(503) == place.count("github", "overloaded")
+        assert place.count("shopify", "overloaded") == 0
+
+
+async def test_room_is_given_back_whatever_became_of_the_request(tmp_path: Path) -> None:
+    toml = "[server]\nconcurrency = 1\n" + vendor(
+        "github", more='concurrency = 1\nmax_body = "1KiB"'
+    )
+    async with serving(tmp_path, toml) as place:
+        for _ in range(3):
+            assert (await place.call("github", b"{}"))[0] == 401
+            assert (await place.call("github", b"x" * 2000))[0] == 413
+            assert (await place.signed("github", b"{}"))[0] == 202
+
+
+async def test_the_rate_of_all_is_for_those_that_are_within_their_own(tmp_path: Path) -> None:
+    toml = '[server]\nrate = "2/h"\nburst = 4\n' + vendor("github", more='rate = "1/h"')
+    async with serving(tmp_path, toml + vendor("shopify") + vendor("slack")) as place:
+        assert (await place.signed("github", EVENT % 1))[0] == 202
+        for number in range(20):  # stopped by its own rate, and so none of the others' is used up
+            status, _, headers = await place.signed("github", EVENT % number)
+            assert (status, int(headers["Retry-After"]) > 1800) == (429, True)
+        for name in ("shopify", "slack", "shopify"):
+            assert (await place.signed(name, EVENT % 1))[0] == 202
+        status, _, headers = await place.signed("slack", EVENT % 2)
+        assert (status, 0 < int(headers["Retry-After"]) <= 1800) == (429, True)
+        assert place.count("slack", "throttled") == 1
+
+
+async def test_each_sender_is_answered_before_it_gives_up(tmp_path: Path) -> None:
+    toml = vendor("github") + vendor("slack") + vendor("own", "github", 'answer_within = "300ms"')
+    async with serving(tmp_path, toml) as place:
+        for name, seconds in (("github", 8.0), ("slack", 2.4), ("own", 0.3)):
+            assert (await place.signed(name, b'{"type":"x"}'))[0] == 202
+            assert seconds - 0.2 < place.desk.patience[-1] <= seconds, name
+
+
+async def test_headers_are_bounded_one_by_one_and_together(tmp_path: Path) -> None:
+    async with serving(tmp_path, '[vendors.any.webhook]\nverify = "none"\n') as place:
+        few = {f"X-{number}": "v" * 7000 for number in range(8)}
+        assert (await place.call("any", b"{}", few))[0] == 202
+        many = {f"X-{number}": "v" * 7000 for number in range(12)}
+        assert (await place.call("any", b"{}", many))[0] == 431
+        assert (await place.call("any", b"{}", {"X-Long": "v" * 9000}))[0] == 400
+        assert (await place.call("any", b"{}", {f"X-{n}": "v" for n in range(120)}))[0] == 400
+        assert len(place.desk.stored) == 1
