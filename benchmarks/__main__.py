@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import isolation, measure
+from benchmarks.flood import FLOODS, beside
 from benchmarks.measure import Options, Sample
 from benchmarks.report import Report, print_table
 from benchmarks.subjects import (
@@ -79,6 +80,10 @@ def run(options: Options, *, only: set[str]) -> Report:
                 partial(_fixed_rate, stub, options),
                 {"bare": forwarder, "gateway": gateway},
             ),
+            "flood": (
+                partial(_quiet, options),
+                {"alone": gateway, **{kind: partial(beside, gateway, kind) for kind in FLOODS}},
+            ),
         }
         for name, (measured, subjects) in rounds.items():
             if name in only:
@@ -120,6 +125,10 @@ def _fixed_rate(stub: StubControl, options: Options, subject: Subject) -> Sample
     return measure.fixed_rate(subject, stub, options)
 
 
+def _quiet(options: Options, subject: Subject) -> Sample:
+    return measure.quiet(subject, options)
+
+
 def _machine() -> dict[str, str | int]:
     return {
         "cpus": len(os.sched_getaffinity(0)),
@@ -136,9 +145,9 @@ def _say(text: str) -> None:
 
 def _arguments() -> argparse.Namespace:
     default = Options()
-    everything = ["intake", "delivery", "fixed_rate", "memory", "isolation"]
+    usual = ["intake", "delivery", "fixed_rate", "memory"]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=everything, default=everything)
+    parser.add_argument("--only", nargs="+", choices=[*usual, "isolation", "flood"], default=usual)
     parser.add_argument("--rounds", type=int, default=default.rounds)
     parser.add_argument("--seconds", type=float, default=default.seconds)
     parser.add_argument("--warmup", type=float, default=default.warmup_seconds)

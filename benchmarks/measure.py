@@ -27,6 +27,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 64
     in_flight: int = 256  # webhooks accepted and not yet delivered, when delivery is measured
     fixed_rate: float = 1000.0
+    quiet_rate: float = 200.0  # of the sender that is measured beside a flood
     held_jobs: int = 10_000
     other_jobs: int = 100_000  # of another vendor, dead or not, when isolation is measured
     soak_jobs: int = 0
@@ -89,6 +90,13 @@ def send(subject: Subject, options: Options, sender: str, webhooks: int) -> int:
     spec = _spec(subject, options, path=f"/webhooks/{sender}")
     spec.warmup_seconds, spec.seconds, spec.max_requests = 0.0, 600.0, webhooks
     return sum(run_load(spec).statuses.values())
+
+
+def quiet(subject: Subject, options: Options) -> Sample:
+    """Open loop at a low rate: what a sender waits for its answer while others do as they do."""
+    spec = _spec(subject, options, path="/webhooks/scheduled")
+    spec.rate, spec.connections = options.quiet_rate, min(16, options.connections)
+    return _sample(run_load(spec))
 
 
 def memory(stub: StubControl, options: Options) -> Memory:

@@ -23,6 +23,7 @@ _TITLES = {
     "delivery": "(b) webhook → delivered",
     "fixed_rate": "(c) at a fixed rate",
     "isolation": "(e) beside a dead vendor",
+    "flood": "(f) beside a flood",
 }
 
 
@@ -124,7 +125,7 @@ def print_table(report: Report, *, file: TextIO) -> None:
                 _spread(samples, lambda s: s.delivered_p50_ms, ".1f"),
                 _spread(samples, lambda s: s.delivered_p99_ms, ".1f"),
                 _ratio(report.ratios(name, subject))
-                if subject != first and name != "fixed_rate"
+                if subject != first and name not in ("fixed_rate", "flood")
                 else "",
                 _ratio(report.ratios(name, subject, read=lambda s: s.delivered_p99_ms))
                 if name == "isolation" and subject != first

@@ -26,9 +26,9 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 60.0
 
-# Three senders: what `scheduled` sends is committed, event and job, but not due within the run;
+# Senders: what `scheduled` sends is committed, event and job, but not due within the run;
 # what `delivered` sends is passed on as it came; what `others` sends is for another vendor, which
-# may be dead. Everything else is as a newcomer gets it.
+# may be dead; `noisy` may send little. Everything else is as a newcomer gets it.
 _CONFIG = """\
 [gateway]
 state_dir = "{state_dir}"
@@ -64,6 +64,11 @@ base_url = "http://127.0.0.1:{other_port}"
 concurrency = {concurrency}
 allow_private = true
 breaker = {{ failures = 10, window = "1m", cooldown = "30s" }}
+
+[vendors.noisy.webhook]
+verify = "standard-webhooks"
+secrets = ["env:BENCHMARK_SECRET"]
+rate = "1/s"
 
 [vendors.stub.api]
 base_url = "http://127.0.0.1:{stub_port}"

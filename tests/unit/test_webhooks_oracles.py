@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from paddle_billing.Notifications.PaddleSignature import PaddleSignature
 from paddle_billing.Notifications.Secret import Secret
 from slack_sdk.signature import Clock, SignatureVerifier
+from square.utils.webhooks_helper import verify_signature
 
 from gateway.webhooks.presets import PRESETS
 from gateway.webhooks.scheme import ASYMMETRIC
@@ -205,6 +206,32 @@ def test_vector_of_slack() -> None:
     }
     verifier = Verifier(PRESETS["slack"], ["8f742231b10e8888abcd99yyyzzz85a5"])
     assert verifier.verify(SignedRequest("POST", "/", headers, body), 1531420618) == 0
+
+
+def test_vector_of_bitbucket() -> None:
+    """From support.atlassian.com/bitbucket-cloud/docs/manage-webhooks (secure webhooks)."""
+    signature = "sha256=a4771c39fbe90f317c7824e83ddef3caae9cb3d976c214ace1f2937e133263c9"
+    verifier = Verifier(PRESETS["bitbucket"], ["It's a Secret to Everybody"])
+    headers = {"x-hub-signature": signature}
+    assert verifier.verify(SignedRequest("POST", "/", headers, b"Hello World!"), NOW) == 0
+
+
+def test_library_of_square_agrees() -> None:
+    for body in (BODY, b'{"merchant_id":"M","type":"payment.created","event_id":"1"}'):
+        ours = sign(PRESETS["square"], SECRET, body=body, now=NOW, message_id=ID, url=URL)
+
+        def is_valid(url: str = URL, body: bytes = body, ours: dict[str, str] = ours) -> bool:
+            return verify_signature(
+                request_body=body.decode(),
+                signature_header=ours["x-square-hmacsha256-signature"],
+                signature_key=SECRET,
+                notification_url=url,
+            )
+
+        assert is_valid()
+        assert ours == SENDERS["square"](body)
+        assert not is_valid(url=URL + "&b=2")
+        assert not is_valid(body=body + b" ")
 
 
 def test_library_of_standard_webhooks_agrees() -> None:

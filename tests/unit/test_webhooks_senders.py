@@ -29,6 +29,7 @@ from cryptography.x509.oid import NameOID
 from discord_interactions import verify_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mailgun.security import SecurityGuard
 from sendgrid.helpers.eventwebhook import EventWebhook
 from twilio.request_validator import RequestValidator
 
@@ -493,6 +494,28 @@ def test_libraries_of_discord_and_sendgrid_take_what_we_take() -> None:
         headers["x-twilio-email-event-webhook-signature"],
         headers["x-twilio-email-event-webhook-timestamp"],
     )
+
+
+def test_library_of_mailgun_takes_what_we_sign_and_refuses_what_we_refuse() -> None:
+    proof = json.loads(
+        sign_body(PRESETS["mailgun"], SECRET, BODY, now=time.time(), message_id="t" * 50)
+    )["signature"]
+    assert SecurityGuard.verify_webhook(SECRET, **proof)
+    assert (
+        Sent("mailgun", SECRET, {}, json.dumps({"signature": proof}).encode()).verdict(
+            now=time.time()
+        )
+        == "accepted"
+    )
+    forged = {**proof, "token": "u" * 50}
+    assert not SecurityGuard.verify_webhook(SECRET, **forged)
+    assert mailgun().verdict(body=json.dumps({"signature": forged}).encode()) != "accepted"
+
+
+@pytest.mark.parametrize("name", ["adyen", "mailgun", "microsoft-graph"])
+def test_what_is_nested_too_deeply_to_be_signed_is_said_to_be_so(name: str) -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        sign_body(PRESETS[name], HEX_SECRET, b'{"a":' * 3000, now=NOW, message_id="m")
 
 
 def test_every_item_of_adyen_must_be_signed() -> None:

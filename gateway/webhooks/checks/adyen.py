@@ -12,7 +12,13 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.errors import SignatureRefused
-from gateway.webhooks.checks.base import SelfContained, body_object, text_at, to_bytes
+from gateway.webhooks.checks.base import (
+    SelfContained,
+    body_object,
+    decoded_for_signing,
+    text_at,
+    to_bytes,
+)
 from gateway.webhooks.codec import decode_key, signature_decoder
 from gateway.webhooks.scheme import Scheme
 from gateway.webhooks.verify import SignedRequest
@@ -66,7 +72,7 @@ def sign_adyen(scheme: Scheme, secret: str, body: bytes, *, message_id: str) -> 
     An item that has no ``pspReference``, or *message_id* where the signature belongs, gets
     *message_id* as its reference, so that it is an event of its own.
     """
-    decoded = msgspec.json.decode(body or b"{}")
+    decoded = decoded_for_signing(body)
     if not isinstance(decoded, dict):
         raise ValueError("the body is no JSON object, so the signature has no place in it")
     items = decoded.setdefault("notificationItems", [{"NotificationRequestItem": {}}])

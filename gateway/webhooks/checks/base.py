@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 
@@ -64,6 +65,14 @@ def to_bytes(text: str) -> bytes:
 def is_base64(text: str) -> bool:
     """Tell whether *text* is plain base64 of a signature's length."""
     return _BASE64.fullmatch(text) is not None
+
+
+def decoded_for_signing(body: bytes) -> Any:
+    """Return the JSON in *body*, ``{}`` where it is empty; ``ValueError`` where there is none."""
+    try:
+        return msgspec.json.decode(body or b"{}")
+    except RecursionError:
+        raise ValueError("the body is nested too deeply") from None
 
 
 def json_object(data: bytes) -> dict[str, object]:

@@ -13,7 +13,12 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.errors import SignatureRefused
-from gateway.webhooks.checks.base import SelfContained, body_object, text_at
+from gateway.webhooks.checks.base import (
+    SelfContained,
+    body_object,
+    decoded_for_signing,
+    text_at,
+)
 from gateway.webhooks.codec import decode_key, signature_decoder
 from gateway.webhooks.scheme import Scheme
 from gateway.webhooks.verify import MAX_TIMESTAMP_CHARS, SignedRequest, check_age
@@ -54,7 +59,7 @@ class MailgunVerifier(SelfContained):
 
 def sign_mailgun(scheme: Scheme, secret: str, body: bytes, *, now: float, token: str) -> bytes:
     """Return *body*, a JSON object, with its proof in it."""
-    decoded = msgspec.json.decode(body or b"{}")
+    decoded = decoded_for_signing(body)
     if not isinstance(decoded, dict):
         raise ValueError("the body is no JSON object, so the proof has no place in it")
     timestamp = str(int(now))

@@ -9,7 +9,14 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.errors import SignatureRefused
-from gateway.webhooks.checks.base import SelfContained, body_object, header_of, text_at, to_bytes
+from gateway.webhooks.checks.base import (
+    SelfContained,
+    body_object,
+    decoded_for_signing,
+    header_of,
+    text_at,
+    to_bytes,
+)
 from gateway.webhooks.verify import SignedRequest
 
 _MAX_NOTIFICATIONS = 1000
@@ -67,7 +74,7 @@ class GraphVerifier(SelfContained):
 
 def show_client_state(secret: str, body: bytes) -> bytes:
     """Return *body* with ``clientState`` in each notification; one without any becomes one."""
-    decoded = msgspec.json.decode(body or b"{}")
+    decoded = decoded_for_signing(body)
     if not isinstance(decoded, dict):
         raise ValueError("the body is no JSON object, so clientState has no place in it")
     notifications = decoded.setdefault("value", [{}])
