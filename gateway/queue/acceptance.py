@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from time import perf_counter
 from uuid import UUID
@@ -122,7 +123,18 @@ class AcceptanceDesk:
             )
         for follower, leader in followers.items():
             receipts[follower] = Receipt(receipts[leader].event_id, 0, True)
+        if followers:
+            await self._count_repeats(batch, followers)
         return [receipts[item.event.id] for item in batch]
+
+    async def _count_repeats(self, batch: list[Acceptance], followers: dict[UUID, UUID]) -> None:
+        """Count what came again in the same batch. All of it is committed; a count may be lost."""
+        again = [i.event for i in batch if i.event.id in followers]
+        repeats = Counter((e.vendor, e.dedupe_key) for e in again if e.dedupe_key is not None)
+        try:
+            await events.count_repeats(self._db, repeats)
+        except DatabaseUnavailable as error:
+            log.warning("repeats_uncounted", repeats=repeats.total(), error=str(error))
 
     async def _flush_singly(self, batch: list[Acceptance]) -> list[Receipt | Exception]:
         results: list[Receipt | Exception] = []

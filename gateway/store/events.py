@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -114,6 +114,12 @@ async def fetch_many(
         return {}
     rows = await db.fetch("events.of_jobs", wanted, max_body_bytes)
     return {row["id"]: from_row(row, id=row["id"], vendor=row["vendor"]) for row in rows}
+
+
+async def count_repeats(db: Database, repeats: Mapping[tuple[str, str], int]) -> None:
+    """Count on their originals what came again within one batch: (vendor, dedupe key) → times."""
+    if repeats:
+        await db.fetch("events.count_repeats", *_columns(repeats, 2), list(repeats.values()))
 
 
 async def duplicates(db: Database, event: Event) -> int:

@@ -267,6 +267,10 @@ async def test_repeats_within_one_batch_become_one_event(
     assert not receipts[3].duplicate
     assert await count(connection, "events") == 3
     assert await count(connection, "jobs") == 3
+    # Those that came in one batch are counted as any others are, on top of them, too.
+    await together(desk, [webhook("b"), webhook("b")])
+    rows = await connection.fetch("SELECT key, duplicates FROM gateway.dedupe_keys")
+    assert {row["key"]: row["duplicates"] for row in rows} == {"a": 0, "b": 4}
 
 
 async def test_a_poisoned_item_does_not_refuse_its_neighbours(

@@ -35,7 +35,7 @@ from gateway.webhooks.sign import sign, sign_body
 WIRES = 24  # raw connections at once
 EXAMPLES = 150  # of hypothesis in one slice
 PATIENCE_SECONDS = 0.05  # for the answer to what may be half a request
-STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
+STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 
 # What an ordinary secret is not good for, and what is.
 KEYS = {

@@ -86,5 +86,19 @@ SELECT id, vendor, event_type, dedupe_key, correlation_id, traceparent, headers:
 FROM gateway.events
 WHERE id = ANY ($1::uuid[])
 
+-- name: count_repeats
+-- Repeats that came in one batch with their first, which alone went through accept: $1-$2 vendors
+-- and keys, $3 how many more. Locked in the order of accept, so that two nodes cannot deadlock.
+WITH locked AS (
+    SELECT d.vendor, d.key, r.more
+    FROM unnest($1::text[], $2::text[], $3::int[]) AS r (vendor, key, more)
+        JOIN gateway.dedupe_keys d ON d.vendor = r.vendor AND d.key = r.key
+    ORDER BY d.vendor COLLATE "C", d.key COLLATE "C"
+    FOR UPDATE OF d
+)
+UPDATE gateway.dedupe_keys d SET duplicates = d.duplicates + locked.more
+FROM locked
+WHERE d.vendor = locked.vendor AND d.key = locked.key
+
 -- name: duplicates
 SELECT duplicates FROM gateway.dedupe_keys WHERE vendor = $1 AND key = $2 AND event_id = $3
