@@ -335,6 +335,8 @@ def test_everything_is_flushed_once_and_in_order_where_it_must_be(
         assert ordered == sorted(ordered)
 
     asyncio.run(run())
+
+
 async def test_who_is_more_impatient_is_told_sooner() -> None:
     disk = Disk(open_=False)
     commit: GroupCommit[Any, Any] = GroupCommit(
