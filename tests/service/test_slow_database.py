@@ -43,8 +43,10 @@ async def stopped(url: str) -> AsyncIterator[None]:
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
             " AND application_name = 'integration-gateway'"
         )
-        pids = [row["pid"] for row in rows]
-        assert pids
+        served = [row["pid"] for row in rows]
+        # Their parent first, or it would make new ones.
+        pids = sorted({_parent(pid) for pid in served}) + served
+        assert served
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         yield
@@ -52,6 +54,10 @@ async def stopped(url: str) -> AsyncIterator[None]:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
         await connection.close()
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/status").read_text().partition("PPid:")[2].split()[0])
 
 
 @pytest.mark.parametrize("stall", [locked, stopped])
