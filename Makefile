@@ -9,10 +9,10 @@ PIP_OPTIONS := --disable-pip-version-check --no-input -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup venv test demo bench fuzz format lint types layers pytest clean
+.PHONY: help setup venv test demo bench bench-peers fuzz format lint types layers pytest clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z ]+:.*## / { sub(/ .*/, "", $$1); printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / { sub(/ .*/, "", $$1); printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup venv: $(STAMP)  ## make .venv with the pinned dependencies
 
@@ -25,6 +25,9 @@ demo: $(STAMP)  ## see it work: PostgreSQL, gateway, signed webhooks, a moody ve
 
 bench: $(STAMP)  ## measure the gateway against bare aiohttp on this machine
 	@$(BIN)/python -m benchmarks
+
+bench-peers: $(STAMP)  ## measure it beside other queues and webhook stacks (installs them aside)
+	@$(BIN)/python -m benchmarks.peers
 
 fuzz: $(STAMP)  ## send the public listener what it should not be sent (MINUTES=5)
 	@cd tests/service && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python fuzzing.py --minutes $(or $(MINUTES),5)

@@ -11,8 +11,8 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -28,7 +28,8 @@ _STOP_SECONDS = 60.0
 
 # Senders: what `scheduled` sends is committed, event and job, but not due within the run;
 # what `delivered` sends is passed on as it came; what `others` sends is for another vendor, which
-# may be dead; `noisy` may send little. Everything else is as a newcomer gets it.
+# may be dead; `noisy` may send little; what `drained` sends becomes no-op jobs in the stub's lane,
+# which can be paused. Everything else is as a newcomer gets it.
 _CONFIG = """\
 [gateway]
 state_dir = "{state_dir}"
@@ -70,6 +71,10 @@ verify = "standard-webhooks"
 secrets = ["env:BENCHMARK_SECRET"]
 rate = "1/s"
 
+[vendors.drained.webhook]
+verify = "standard-webhooks"
+secrets = ["env:BENCHMARK_SECRET"]
+
 [vendors.stub.api]
 base_url = "http://127.0.0.1:{stub_port}"
 concurrency = {concurrency}
@@ -91,6 +96,12 @@ call = "POST stub:/events"
 name = "elsewhere"
 from = "others"
 call = "POST other:/events"
+
+[[routes]]
+name = "no-op"
+from = "drained"
+handler = "benchmarks.noop:run"
+lane = "stub"
 """
 
 
@@ -104,7 +115,8 @@ class Subject(msgspec.Struct, frozen=True):
     name: str
     pid: int
     port: int
-    admin_port: int = 0  # of a gateway
+    admin_port: int = 0  # a gateway's
+    state_dir: Path = ROOT  # a gateway's
 
     def rss_mib(self) -> float:
         """Return the process's resident memory; its children (PostgreSQL) are not in it."""
@@ -128,7 +140,7 @@ class Subject(msgspec.Struct, frozen=True):
 
     def wait_until_ready(self) -> None:
         """Wait until a gateway says that it can take webhooks."""
-        _wait_until_ready(lambda: None, "/readyz", self.admin_port)
+        _wait_until_ready(lambda: None, answers("/readyz", self.admin_port))
 
     def finished(self, vendor: str) -> int:
         """Return how many jobs of *vendor* a gateway has brought to an end, as its metrics say."""
@@ -146,17 +158,18 @@ class Subject(msgspec.Struct, frozen=True):
 @contextmanager
 def running_stub() -> Iterator[StubControl]:
     """Start the stub vendor."""
-    port = _free_port()
-    with _running("stub", ["-m", "benchmarks.stub", str(port)], ready=("/_count", port)):
-        yield StubControl(port)
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.stub", str(port)]
+    with running("stub", command, ready=answers("/_count", port)) as pid:
+        yield StubControl(port, pid)
 
 
 @contextmanager
 def running_bare(name: str, *, stub_port: int) -> Iterator[Subject]:
     """Start the bare ``handler`` or ``forwarder``."""
-    port = _free_port()
-    command = ["-m", "benchmarks.bare", name, str(port), str(stub_port)]
-    with _running(name, command, ready=("/", port)) as pid:
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.bare", name, str(port), str(stub_port)]
+    with running(name, command, ready=answers("/", port)) as pid:
         yield Subject(f"bare {name}", pid, port)
 
 
@@ -167,15 +180,21 @@ def running_gateway(
     concurrency: int = CONCURRENCY,
     other_port: int = 9,
     lease: str = "15s",
+    module: str = "gateway",
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Subject]:
-    """Start a gateway on an empty database of its own, under its default durability."""
+    """Start a gateway on an empty database of its own, under its default durability.
+
+    *module* is run in the place of ``gateway``; *env* comes on top of the environment.
+    """
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder:
         Path(folder).chmod(0o711)  # as root, PostgreSQL runs as another user that must get through
-        port, admin_port = _free_port(), _free_port()
+        port, admin_port = free_port(), free_port()
+        state_dir = Path(folder) / "state"
         config = Path(folder) / "config.toml"
         config.write_text(
             _CONFIG.format(
-                state_dir=Path(folder) / "state",
+                state_dir=state_dir,
                 port=port,
                 admin_port=admin_port,
                 stub_port=stub_port,
@@ -184,9 +203,9 @@ def running_gateway(
                 lease=lease,
             )
         )
-        command = ["-m", "gateway", "serve", "--config", str(config)]
-        with _running("gateway", command, ready=("/readyz", admin_port)) as pid:
-            yield Subject("gateway", pid, port, admin_port)
+        command = [sys.executable, "-m", module, "serve", "--config", str(config)]
+        with running("gateway", command, ready=answers("/readyz", admin_port), env=env) as pid:
+            yield Subject("gateway", pid, port, admin_port, state_dir)
 
 
 @contextmanager
@@ -221,8 +240,9 @@ def run_load(spec: LoadSpec) -> LoadResult:
 class StubControl:
     """The runner's line to the stub."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, pid: int) -> None:
         self.port = port
+        self.pid = pid
 
     def reset(self) -> None:
         self._get("/_reset")
@@ -253,19 +273,29 @@ class StubControl:
 
 
 @contextmanager
-def _running(name: str, arguments: list[str], *, ready: tuple[str, int]) -> Iterator[int]:
-    """Run a Python process until the block ends; its log is shown only if it fails."""
+def running(
+    name: str,
+    command: Sequence[str],
+    *,
+    ready: Callable[[], bool],
+    env: Mapping[str, str] | None = None,
+) -> Iterator[int]:
+    """Run *command* until the block ends; its log is shown only if it fails.
+
+    Whatever it has started itself goes with it. *env* comes on top of our own environment.
+    """
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [sys.executable, *arguments],
+            command,
             cwd=ROOT,
-            env={**os.environ, "BENCHMARK_SECRET": SECRET},
+            env={**os.environ, "BENCHMARK_SECRET": SECRET, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            start_new_session=True,
         )
         try:
-            _wait_until_ready(process.poll, *ready)
+            _wait_until_ready(process.poll, ready)
             yield process.pid
             if process.poll() is not None:
                 raise BenchmarkError(f"{name} ended with {process.returncode} while measured")
@@ -276,25 +306,32 @@ def _running(name: str, arguments: list[str], *, ready: tuple[str, int]) -> Iter
             raise
         finally:
             process.send_signal(signal.SIGTERM)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            with suppress(ProcessLookupError):  # the session's other processes, if any are left
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
-def _wait_until_ready(ended: Callable[[], int | None], path: str, port: int) -> None:
+def answers(path: str, port: int) -> Callable[[], bool]:
+    """Return a question: does a server on *port* answer, and not with 503?"""
+
+    def ask() -> bool:
+        try:
+            return _get(path, port)[0] != 503
+        except OSError:
+            return False
+
+    return ask
+
+
+def _wait_until_ready(ended: Callable[[], int | None], ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if (code := ended()) is not None:
             raise BenchmarkError(f"it ended with {code} at the start")
-        try:
-            status, _ = _get(path, port)
-        except OSError:
-            pass
-        else:
-            if status != 503:
-                return
+        if ready():
+            return
         time.sleep(0.05)
     raise BenchmarkError(f"not ready within {_START_SECONDS:.0f} s")
 
@@ -309,7 +346,7 @@ def _get(path: str, port: int) -> tuple[int, bytes]:
         connection.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
