@@ -58,6 +58,14 @@ def main() -> None:
         options=options,
         versions=installed.versions,
     )
+    if arguments.into and arguments.into.exists():
+        earlier = msgspec.json.decode(arguments.into.read_bytes(), type=Report)
+        for name in ("skipped", "drain", "intake", "delivered"):
+            setattr(report, name, getattr(earlier, name))
+        report.half_load, report.half_load_per_second = (
+            earlier.half_load,
+            earlier.half_load_per_second,
+        )
     only = set(arguments.peers)
     try:
         run(report, installed, set(arguments.only), wanted=lambda name: not only or name in only)
@@ -65,7 +73,7 @@ def main() -> None:
         sys.exit(f"benchmarks: {failure}")
     print_tables(report, file=sys.stdout)
     text = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
-    target = arguments.json or installed.folder / "peers.json"
+    target = arguments.into or arguments.json or installed.folder / "peers.json"
     target.write_bytes(text)
     _say(f"peers: {time.time() - report.started_at:.0f} s; the JSON is in {target}")
 
@@ -213,6 +221,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=default.drained_jobs, help="queued ahead")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where peers are installed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="default: in the folder")
+    parser.add_argument(
+        "--into", type=Path, metavar="FILE", help="a JSON whose other measurements are kept"
+    )
     return parser.parse_args()
 
 
