@@ -1,5 +1,6 @@
-// BullMQ: one worker with a concurrency (https://docs.bullmq.io/guide/workers/concurrency: no-op-like
-// jobs want a high one), finished jobs removed (https://docs.bullmq.io/guide/workers/auto-removal-of-jobs).
+// BullMQ: one worker with a concurrency (https://docs.bullmq.io/guide/workers/concurrency), of 300 as
+// its author suggests for jobs that do not compute (https://github.com/OptimalBits/bull/discussions/2412);
+// finished jobs removed (https://docs.bullmq.io/guide/queues/auto-removal-of-jobs).
 import { Queue, Worker } from "bullmq";
 import { executed, JOBS, PAYLOAD, REDIS } from "./report.mjs";
 
@@ -12,7 +13,7 @@ if (process.argv[2] === "fill") {
   }
   await queue.close();
 } else {
-  const concurrency = Number(process.env.BENCHMARK_CONCURRENCY ?? 64);
+  const concurrency = Number(process.env.BENCHMARK_CONCURRENCY ?? 300);
   const worker = new Worker("noop", async () => {}, {
     connection: { ...REDIS, maxRetriesPerRequest: null },
     concurrency,
