@@ -272,8 +272,8 @@ def tables(profile: Profile) -> list[tuple[str, list[str], list[list[str]]]]:
             line("WAL bytes", accepted.wal_bytes, delivered.wal_bytes, ",.0f"),
             line("whole pages in WAL", accepted.wal_full_pages, delivered.wal_full_pages, ".4f"),
         ]
-        columns = ["for each webhook", "accepted", "delivered", "its job"]
-        found.append(("What a webhook costs", columns, lines))
+        columns = ["", "accepted", "delivered", "its job"]
+        found.append(("For each webhook", columns, lines))
         columns = ["statement", "for each webhook", "webhooks in one", "mean ms"]
         lines = [
             [s.name, f"{s.per_event:.4f}", f"{s.events_each:,.0f}", f"{s.milliseconds:.2f}"]
