@@ -40,7 +40,7 @@ def _write(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    Database.fetch = _counted(Database.fetch)  # type: ignore[method-assign]
-    Database.fetch_sql = _counted(Database.fetch_sql)  # type: ignore[method-assign]
+    for method in ("fetch", "insert", "fetch_sql"):
+        setattr(Database, method, _counted(getattr(Database, method)))
     signal.signal(signal.SIGUSR1, _write)
     main()
