@@ -26,13 +26,15 @@ import structlog
 from rate_books import Books
 from virtual_time import VirtualTime
 
-from gateway import service, worker
+from gateway import parts as wiring
+from gateway import worker
 from gateway.config.loader import load
 from gateway.config.model import Api
 from gateway.model import Event, RateOrder, RateTerms
 from gateway.queue.acceptance import AcceptanceDesk
 from gateway.store.events import Acceptance
 from gateway.store.ids import new_id
+from gateway.telemetry.metrics import Metrics
 from gateway.vendors.calls import Call, Reply
 from gateway.vendors.classify import rules_of
 from gateway.vendors.limits import StrictLimiter
@@ -203,14 +205,14 @@ class VirtualDatabase:
 
     # What nodes share ---------------------------------------------------------------------------
 
-    def vendors_park(self, vendors: list[str], seconds: list[float]) -> None:
+    def vendors_park(self, vendors: list[str], seconds: list[float], _: list[int]) -> None:
         for vendor, wish in zip(vendors, seconds, strict=True):
             until = self.loop.time() + wish
             self._parked[vendor] = max(until, self._parked.get(vendor, 0.0))
 
     def vendors_move_breakers(self, *news: Any) -> None:
         now = self.loop.time()
-        for vendor, state, seconds, node in zip(*news, strict=True):
+        for vendor, state, seconds, node, _ in zip(*news, strict=True):  # nobody resumes here
             known = self._breakers.get(vendor, ("closed", 0.0, ""))
             if "closed" in (state, known[0]) or known[2] == node or known[1] < now:
                 self._breakers[vendor] = (state, now + seconds, node)
@@ -228,6 +230,7 @@ class VirtualDatabase:
                     "breaker": breaker,
                     "breaker_seconds": until - now,
                     "breaker_node": node,
+                    "resumes": 0,
                 }
             )
         return states
@@ -349,16 +352,24 @@ async def running_nodes(
 
     monkeypatch.setattr(worker, "log", _faults_only())  # it tells of each job that is postponed
     monkeypatch.setattr(worker, "datetime", VirtualDatetime)
-    monkeypatch.setattr(service, "time", SimpleNamespace(monotonic=loop.time))
-    monkeypatch.setattr(service, "VendorClient", functools.partial(_Client, answer))
+    monkeypatch.setattr(wiring, "time", SimpleNamespace(monotonic=loop.time))
+    monkeypatch.setattr(wiring, "VendorClient", functools.partial(_Client, answer))
     seeds = iter(range(1, nodes + 1))
-    monkeypatch.setattr(service, "Random", lambda: Random(next(seeds)))
+    monkeypatch.setattr(wiring, "Random", lambda: Random(next(seeds)))
     async with AsyncExitStack() as stack:
         running: list[asyncio.Task[None]] = []
         built = []
         for number in range(1, nodes + 1):
             config = load(_configure(directory, api, node=f"node-{number}"))
-            parts = await service.Service(config)._build(stack, db)  # type: ignore[arg-type]
+            parts = await wiring.build_parts(
+                config,
+                stack,
+                db,  # type: ignore[arg-type]
+                node=f"node-{number}",
+                metrics=Metrics(version="0", vendors=config.vendors),
+                status=lambda: "serving",
+                started_at=db.now(),
+            )
             built.append(Node(parts))
             running += [
                 asyncio.ensure_future(part.run())

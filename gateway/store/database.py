@@ -70,6 +70,7 @@ class Database:
         self._inserting = inserting
         self._pool: Any = None
         self._insert_pool: Any = None
+        self._insert_turns = asyncio.Semaphore(inserting)
         self._kept: list[Any] = []  # of the insert pool, between two statements
         self._health = _Health()
 
@@ -148,14 +149,15 @@ class Database:
         on them: neither scan a table that grows nor join what the arguments hold.
         """
         with _Translated(self._health):
-            connection = await self._inserting_connection()
-            try:
-                rows: list[Any] = await connection.fetch(query(name), *args)
-            except BaseException:
-                await self._insert_pool.release(connection)
-                raise
-            # Kept and not released: that would cost as much as three more webhooks.
-            self._kept.append(connection)
+            async with self._insert_turns:
+                connection = await self._inserting_connection()
+                try:
+                    rows: list[Any] = await connection.fetch(query(name), *args)
+                except BaseException:
+                    await self._insert_pool.release(connection)
+                    raise
+                # Kept and not released: that would cost as much as three more webhooks.
+                self._kept.append(connection)
         self._health.set(True)
         return rows
 

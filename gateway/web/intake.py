@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import cast
 
 import msgspec
 from aiohttp import web
@@ -34,6 +35,7 @@ from gateway.web.handshaking import (
     verify_request,
 )
 from gateway.web.throttle import Places, TokenBucket
+from gateway.web.written import WrittenAnswer
 from gateway.webhooks.decompress import decode_received
 from gateway.webhooks.extract import UNDECODED, compile_dedupe, compile_event_type
 from gateway.webhooks.handshakes import Answer, Handshakes
@@ -429,21 +431,25 @@ def _kept_headers(headers: Mapping[str, str], masked: frozenset[str]) -> dict[st
     return kept if plain else {storable(n): storable(v) for n, v in kept.items()}
 
 
-def _receipt(door: Door, receipt: Receipt, correlation_id: str) -> web.Response:
+def _receipt(door: Door, receipt: Receipt, correlation_id: str) -> web.StreamResponse:
     override = door.config.response
     status = 200 if receipt.duplicate else 202
     if override.status != 202:
         status = override.status
-    if _is_terse(door) and override.body is None:
-        return _answer(status if override.status != 202 else 200, b"", correlation_id, "text/plain")
+    content_type = "application/json"
     if override.body is not None:
-        return _answer(status, override.body.encode(), correlation_id, "text/plain; charset=utf-8")
-    body = b'{"event_id": "%s", "jobs": %d, "duplicate": %s}' % (
-        str(receipt.event_id).encode(),
-        receipt.jobs,
-        b"true" if receipt.duplicate else b"false",
-    )
-    return _answer(status, body, correlation_id, "application/json")
+        body, content_type = override.body.encode(), "text/plain; charset=utf-8"
+    elif _is_terse(door):
+        body, content_type = b"", "text/plain"
+        status = status if override.status != 202 else 200
+    else:
+        body = b'{"event_id": "%s", "jobs": %d, "duplicate": %s}' % (
+            str(receipt.event_id).encode(),
+            receipt.jobs,
+            b"true" if receipt.duplicate else b"false",
+        )
+    written = WrittenAnswer(status, body, correlation_id=correlation_id, content_type=content_type)
+    return cast(web.StreamResponse, written)
 
 
 def _is_terse(door: Door) -> bool:

@@ -41,6 +41,8 @@ class BasicVerifier(SelfContained):
             given = binascii.a2b_base64(text.strip(), strict_mode=True)
         except ValueError:
             raise SignatureRefused("authorization is not base64") from None
+        if binascii.b2a_base64(given, newline=False) != text.strip().encode():
+            raise SignatureRefused("authorization is not base64 as it is written")  # stray bits
         return _index(self._credentials, given, "user and password")
 
     def message_of(self, request: SignedRequest) -> bytes:  # noqa: ARG002
