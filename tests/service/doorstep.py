@@ -90,8 +90,7 @@ class Place:
         return await self.call(vendor, body, {**headers, "Content-Type": "application/json"})
 
     def count(self, vendor: str, result: str) -> float:
-        value: float = self.metrics.webhooks_total[vendor, result]._value.get()
-        return value
+        return self.metrics.webhooks_total[vendor, result].value
 
 
 def vendor(name: str, verify: str | None = None, more: str = "", *, secret: str = "env:S") -> str:  # noqa: S107
