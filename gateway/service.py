@@ -7,8 +7,9 @@ stop accepting → stop claiming → finish or release attempts → stop mainten
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +19,7 @@ from gateway.config.loader import load
 from gateway.config.model import Config
 from gateway.errors import ConfigInvalid, DatabaseUnavailable, GatewayError
 from gateway.maintenance import node_name
-from gateway.notify import Notifier
+from gateway.notify import Notifier, listen_fds
 from gateway.parts import Parts, apis_of, build_parts, follow_acts, webhooks_of
 from gateway.store import jobs, nodes
 from gateway.store.database import Database
@@ -26,7 +27,7 @@ from gateway.store.embedded import EmbeddedPostgres
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
 from gateway.web.intake import Intake, open_doors
-from gateway.web.server import CLOSING_SECONDS, drained
+from gateway.web.server import CLOSING_SECONDS, SILENT_SECONDS, Listener, drained
 
 log = get_logger("gateway.service")
 
@@ -37,7 +38,13 @@ SETTLE_SECONDS = 10.0  # how long to try to record the last outcomes when the da
 class Service:
     """One node: from its configuration to a drained end."""
 
-    def __init__(self, config: Config, *, notifier: Notifier | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        notifier: Notifier | None = None,
+        inherited: Mapping[str, list[int]] | None = None,
+    ) -> None:
         self.config = config
         self.status = "starting"
         self.started_at = datetime.now(UTC)
@@ -46,6 +53,7 @@ class Service:
         self.admin_port = 0
         self.db: Database | None = None  # from when it is open
         self._notifier = notifier or Notifier()
+        self._inherited = listen_fds() if inherited is None else inherited
         self._stop = asyncio.Event()
         self._intake: Intake | None = None
         self._metrics = Metrics(
@@ -174,6 +182,7 @@ class Service:
         settling = group.create_task(parts.settlement.run())
         accepting = group.create_task(parts.desk.run())
         feeding = group.create_task(parts.feeder.run())
+        _inherit(self._inherited, public=parts.public, admin=parts.admin)
         await parts.admin.start()
         await parts.public.start()
         self.public_port, self.admin_port = parts.public.port, parts.admin.port
@@ -194,8 +203,12 @@ class Service:
         self.status = "draining"
         self._notifier.stopping("draining")
         log.info("drain_began", held=len(parts.ready.held))
-        parts.intake.draining = True
         await parts.public.stop_accepting()
+        # Who was accepted a moment ago is about to ask, and can be served still. The pause: for the
+        # loop to tell us of those who were accepted in this very turn.
+        await asyncio.sleep(0.05)
+        await drained(lambda: not parts.public.silent(), seconds=SILENT_SECONDS)
+        parts.intake.draining = True
         # Closing drops what arrives from then on, be it the rest of a webhook's body.
         await drained(lambda: not parts.intake.under_way, seconds=CLOSING_SECONDS)
         await parts.public.close()
@@ -257,6 +270,18 @@ class Service:
         while True:
             self._notifier.watchdog()
             await asyncio.sleep(seconds)
+
+
+def _inherit(sockets: Mapping[str, list[int]], *, public: Listener, admin: Listener) -> None:
+    """Give the listeners the sockets that are meant for them; what is not named is public's."""
+    for name, fds in sockets.items():
+        listener = admin if name == "admin" else public
+        if len(fds) > 1 or listener.inherited is not None:
+            raise GatewayError(
+                f"the service manager passes more than one socket for {name}; give one the"
+                " FileDescriptorName=public, and another FileDescriptorName=admin"
+            )
+        listener.inherited = socket.socket(fileno=fds[0])
 
 
 async def _within(seconds: float, task: asyncio.Task[None]) -> None:

@@ -58,6 +58,7 @@ class PublicServer(web.Server):
         self.timeouts = timeouts
         self.max_connections = max_connections
         self.open = 0
+        self.silent = 0  # of them that have asked for nothing yet
         self.turned_away = 0  # of them that are being told so
         self.on_refused = on_refused
 
@@ -93,6 +94,7 @@ class Connection(web.RequestHandler):
         # Whatever is not taken by the kernel at once waits for the client to read.
         socket.set_write_buffer_limits(high=0)
         self._silent = self._loop.call_later(server.timeouts.head_seconds, socket.abort)
+        server.silent += 1
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -109,6 +111,7 @@ class Connection(web.RequestHandler):
         if self._silent is not None:
             self._silent.cancel()
             self._silent = None
+            self._server.silent -= not self._refused
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol: the client does not take what it asked for."""

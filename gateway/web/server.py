@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 
 from aiohttp import http_parser, web
@@ -22,26 +23,42 @@ MAX_HEADER_BYTES = 8190  # of one header line, and of the request line
 MAX_HEADERS = 100
 OPERATORS_IDLE_SECONDS = 75.0
 CLOSING_SECONDS = 5.0
+SILENT_SECONDS = 1.0  # how long a drain waits for those who have just connected
+BACKLOG = 1024  # connections that wait to be accepted
 
 
 class Listener:
-    """One listening socket and everything behind it."""
+    """One listening socket and everything behind it.
+
+    ``inherited`` is a socket that listens already, made by a service manager: processes that share
+    one lose no connection when one of them restarts. *silent* tells how many connections have asked
+    for nothing yet.
+    """
 
     def __init__(
-        self, runner: web.BaseRunner, address: Address, *, count: Callable[[], int] = lambda: 0
+        self,
+        runner: web.BaseRunner,
+        address: Address,
+        *,
+        count: Callable[[], int] = lambda: 0,
+        silent: Callable[[], int] = lambda: 0,
     ) -> None:
+        self.silent = silent
         self._runner = runner
         self._count = count
         self._address = address
-        self._site: web.TCPSite | None = None
+        self._site: web.BaseSite | None = None
         self.port = address.port
+        self.inherited: socket.socket | None = None
 
     async def start(self) -> None:
         """Bind and accept; raises :class:`GatewayError` that names the address."""
         await self._runner.setup()
-        self._site = web.TCPSite(
-            self._runner, self._address.host, self._address.port, backlog=1024, reuse_address=True
-        )
+        if self.inherited is not None:
+            self._site = web.SockSite(self._runner, self.inherited, backlog=BACKLOG)
+        else:
+            host, port = self._address.host, self._address.port
+            self._site = web.TCPSite(self._runner, host, port, backlog=BACKLOG, reuse_address=True)
         try:
             await self._site.start()
         except OSError as error:
@@ -93,7 +110,7 @@ def public_listener(
         max_headers=MAX_HEADERS,
     )
     runner = web.ServerRunner(server, shutdown_timeout=CLOSING_SECONDS)
-    return Listener(runner, address, count=lambda: server.open)
+    return Listener(runner, address, count=lambda: server.open, silent=lambda: server.silent)
 
 
 def admin_listener(app: web.Application, address: Address) -> Listener:

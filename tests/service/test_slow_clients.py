@@ -219,6 +219,26 @@ async def test_a_connection_too_many_hears_503_and_the_others_are_still_answered
             streams[1].close()
 
 
+async def test_a_drain_can_tell_who_has_yet_to_ask() -> None:
+    async with listening(max_connections=2) as listener:
+
+        async def none_is_open() -> bool:
+            return listener.connections == 0
+
+        first, second = await connected(listener), await connected(listener)
+        refused = await connected(listener)
+        async with asyncio.timeout(BOUND_SECONDS):
+            assert b"503" in await refused[0].read()
+        assert listener.silent() == 2
+        await ask(first)
+        await ask(first)
+        assert listener.silent() == 1
+        for _, writer in (first, second, refused):
+            writer.close()
+        await eventually(none_is_open)
+        assert listener.silent() == 0
+
+
 async def test_those_that_were_turned_away_are_not_kept_for_long() -> None:
     async with listening(max_connections=1, timeouts=Timeouts(linger_seconds=0.2)) as listener:
         kept = await connected(listener)

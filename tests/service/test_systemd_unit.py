@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-UNIT = Path(__file__).parents[2] / "systemd" / "gateway.service"
+SYSTEMD = Path(__file__).parents[2] / "systemd"
+UNIT = SYSTEMD / "gateway.service"
+TEMPLATE = SYSTEMD / "gateway@.service"
+SOCKETS = ("gateway-public.socket", "gateway-admin@.socket")
 ANALYZE = shutil.which("systemd-analyze")
 needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="no systemd-analyze on this machine")
 
@@ -36,11 +39,11 @@ HARDENING = {
 }
 
 
-def directives(section: str) -> dict[str, list[str]]:
+def directives(section: str, unit: Path = UNIT) -> dict[str, list[str]]:
     """Parse one section; a key may come several times."""
     found: dict[str, list[str]] = {}
     current = ""
-    for line in UNIT.read_text().splitlines():
+    for line in unit.read_text().splitlines():
         if line.startswith("["):
             current = line.strip("[]")
         elif current == section and "=" in line and not line.startswith(("#", ";")):
@@ -106,27 +109,45 @@ def test_nothing_is_used_that_debian_12_would_ignore() -> None:
     assert "ImportCredential" not in text
 
 
+def test_several_processes_differ_from_one_in_their_sockets_alone() -> None:
+    """What holds for gateway.service above holds for gateway@.service."""
+    one, several = directives("Service"), directives("Service", TEMPLATE)
+    assert several.pop("Sockets") == ["gateway-public.socket gateway-admin@%i.socket"]
+    assert several == one
+    for name in SOCKETS:
+        section = directives("Socket", SYSTEMD / name)
+        assert section["FileDescriptorName"][0] == name.removeprefix("gateway-")[:6].rstrip("@.")
+    assert directives("Socket", SYSTEMD / SOCKETS[1])["ListenStream"] == ["127.0.0.1:900%i"]
+
+
 @needs_systemd
-def test_systemd_verify_is_silent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["gateway.service", "gateway@1.service"])
+def test_systemd_verify_is_silent(tmp_path: Path, name: str) -> None:
     """In a root of its own, where the command exists: verify exits 0 even when it complains."""
     binary = tmp_path / "opt/gateway/.venv/bin/gateway"
-    unit = tmp_path / "etc/systemd/system/gateway.service"
-    for path in (binary, unit):
-        path.parent.mkdir(parents=True)
+    units = tmp_path / "etc/systemd/system"
+    binary.parent.mkdir(parents=True)
+    units.mkdir(parents=True)
     binary.write_text("#!/bin/sh\n")
     binary.chmod(0o755)
-    text = UNIT.read_text().replace("/opt/gateway/.venv/bin/gateway", str(binary))
-    unit.write_text(text)
+    for unit in (UNIT, TEMPLATE, *(SYSTEMD / socket for socket in SOCKETS)):
+        text = unit.read_text().replace("/opt/gateway/.venv/bin/gateway", str(binary))
+        (units / unit.name).write_text(text)
     done = subprocess.run(
-        [ANALYZE, "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=60
+        [ANALYZE, "verify", "--man=no", str(units / name)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{units}:"},
     )
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
 
 
 @needs_systemd
-def test_systemd_rates_the_exposure_under_one_and_a_half() -> None:
+@pytest.mark.parametrize("unit", [UNIT, TEMPLATE], ids=lambda unit: unit.name)
+def test_systemd_rates_the_exposure_under_one_and_a_half(unit: Path) -> None:
     done = subprocess.run(
-        [ANALYZE, "security", "--offline=yes", "--threshold=15", "--no-pager", str(UNIT)],
+        [ANALYZE, "security", "--offline=yes", "--threshold=15", "--no-pager", str(unit)],
         capture_output=True,
         text=True,
         timeout=60,
