@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from uuid import UUID
 
 import uuid_utils.compat
@@ -16,6 +17,7 @@ from gateway.store import jobs, nodes, upkeep
 from gateway.store.database import Database
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
+from gateway.vitals import Vitals
 
 log = get_logger("gateway.maintenance")
 
@@ -25,6 +27,11 @@ COUNT_SECONDS = 2.0  # between counts of the backlog, at least
 COUNT_SHARE = 0.02  # … and counting takes no more of the time than this
 UPKEEP_SECONDS = 600.0
 PRUNE_SECONDS = 30.0
+VITALS_SECONDS = 30.0
+
+# A clock that is off by more drops no history; one that jumped is watched for so long first.
+CLOCK_SECONDS = 3600.0
+DISTRUST_SECONDS = 86400.0
 
 # Ids are made a moment before their job is reserved: the floor stays this far behind the clock.
 FLOOR_MARGIN_MS = 120_000
@@ -183,28 +190,56 @@ class Upkeep:
         feeder: Feeder,
         *,
         retention_seconds: float,
+        vitals: Vitals,
     ) -> None:
         self._db = db
         self._ready = ready
         self._feeder = feeder
+        self._vitals = vitals
         self._retention_seconds = retention_seconds
         self._told: set[UUID] = set()
+        self._clock: tuple[datetime, float] | None = None  # the database's, and loop time
+        self._distrusted_until = 0.0  # loop time
 
     async def run(self) -> None:
         """Run every act at its own pace."""
         async with asyncio.TaskGroup() as group:
             group.create_task(every(UPKEEP_SECONDS, self.keep_partitions))
             group.create_task(every(PRUNE_SECONDS, self._prune))
+            group.create_task(every(VITALS_SECONDS, self._vitals.read))
             group.create_task(every(LONG_EXECUTION_SECONDS, self._tell_long_executions))
 
     async def keep_partitions(self) -> None:
         """Make days ahead, seal finished ones, drop those past the retention."""
         await upkeep.make_partitions(self._db)
         self._feeder.oldest_unfinished = await upkeep.seal_finished_days(self._db)
+        if not await self._clock_is_steady():
+            return
+        await upkeep.prune_default(self._db, retention_seconds=self._retention_seconds)
         for day in await upkeep.drop_expired_days(
             self._db, retention_seconds=self._retention_seconds
         ):
             log.info("day_dropped", day=day.isoformat())
+
+    async def _clock_is_steady(self) -> bool:
+        """Return whether the clocks may be trusted with what cannot be undone: dropping history.
+
+        The database's must agree with ours, and must not have jumped while we run.
+        """
+        now = await upkeep.database_now(self._db)
+        loop_now = asyncio.get_running_loop().time()
+        before, self._clock = self._clock, (now, loop_now)
+        if before is not None:
+            jump = (now - before[0]).total_seconds() - (loop_now - before[1])
+            if abs(jump) > CLOCK_SECONDS:
+                log.warning(
+                    "clock_jumped", seconds=round(jump), distrusted_seconds=DISTRUST_SECONDS
+                )
+                self._distrusted_until = loop_now + DISTRUST_SECONDS
+        if abs(apart := (now - datetime.now(UTC)).total_seconds()) > CLOCK_SECONDS:
+            log.warning("clocks_differ", seconds=round(apart))
+            return False
+        return loop_now >= self._distrusted_until
 
     async def _prune(self) -> None:
         while await upkeep.prune_dedupe_keys(self._db) >= upkeep.PRUNE_ROWS:

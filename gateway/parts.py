@@ -34,6 +34,7 @@ from gateway.vendors.breaker import BreakerState, CircuitBreaker, Transition
 from gateway.vendors.client import VendorClient
 from gateway.vendors.fetch import SenderFetcher
 from gateway.vendors.limits import StrictLimiter
+from gateway.vitals import Vitals
 from gateway.web.admin import admin_app
 from gateway.web.figures import AdminDeps
 from gateway.web.intake import Intake, open_doors
@@ -171,7 +172,13 @@ async def build_parts(
     metrics.before_render.append(lambda: metrics.connections.set(public.connections))
     metrics.before_render.append(lambda: metrics.requests_under_way.set(intake.under_way))
     limits = LimitSharing(db, limiters, node=node, metrics=metrics)
-    upkeep = Upkeep(db, ready, feeder, retention_seconds=config.database.retention_seconds)
+    upkeep = Upkeep(
+        db,
+        ready,
+        feeder,
+        retention_seconds=config.database.retention_seconds,
+        vitals=Vitals(db, node=node, metrics=metrics),
+    )
     heartbeat = Heartbeat(
         db,
         ready,

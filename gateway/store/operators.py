@@ -157,7 +157,7 @@ class _Search:
         if state is JobState.RUNNING:
             held = await connection.fetchval(query("operators.running_floor"))
             return _BEYOND if held is None else held
-        floor: UUID = await connection.fetchval(query("upkeep.oldest_unsealed"))
+        floor: UUID = await connection.fetchval(query("upkeep.oldest_unsealed"), None)
         return floor
 
     def _enough(self) -> bool:
@@ -365,7 +365,7 @@ async def vendor_figures(db: Database) -> dict[str, VendorFigures]:
 
 
 async def _vendor_figures(connection: Any) -> dict[str, VendorFigures]:
-    floor = await connection.fetchval(query("upkeep.oldest_unsealed"))
+    floor = await connection.fetchval(query("upkeep.oldest_unsealed"), None)
     fields: dict[str, dict[str, Any]] = {}
     for name, rows in (
         ("backlog", await connection.fetch(query("jobs.backlog"), floor, COUNT_LIMIT)),

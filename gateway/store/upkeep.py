@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -22,32 +22,40 @@ LOCK_TIMEOUT_MS = 500
 READ_SECONDS = 120.0
 
 
-async def make_partitions(db: Database) -> None:
+async def database_now(db: Database) -> datetime:
+    """Return the time by the database's clock, which decides about days."""
+    now: datetime = (await db.fetch("upkeep.now"))[0]["now"]
+    return now
+
+
+async def make_partitions(db: Database, *, now: datetime | None = None) -> None:
     """Make the partitions of yesterday to a few days ahead, where they are missing."""
-    for row in await db.fetch("upkeep.missing_partitions", DAYS_AHEAD):
+    for row in await db.fetch("upkeep.missing_partitions", DAYS_AHEAD, now):
         # One at a time, so that no lock is held while another is waited for.
         async with _impatient(db) as connection:
             await connection.fetch(query("upkeep.make_partition"), row["parent"], row["day"])
 
 
-async def seal_finished_days(db: Database) -> UUID:
+async def seal_finished_days(db: Database, *, now: datetime | None = None) -> UUID:
     """Seal the past days whose jobs are all finished; return the floor under unfinished ids."""
-    for row in await db.fetch("upkeep.unsealed_days"):
+    for row in await db.fetch("upkeep.unsealed_days", now):
         day: date = row["day"]
         low, high = await _bounds(db, day)
         if not await _read(db, "upkeep.seal_day", day, low, high):
             for orphan in await _read(db, "upkeep.orphans", low, high):
                 await _read(db, "nodes.rescue", orphan["node"], low)
-    floor = await _floor(db)
+    floor = await _floor(db, now)
     if await db.fetch("upkeep.unseal_late_days", floor):
-        floor = await _floor(db)
+        floor = await _floor(db, now)
     return floor
 
 
-async def drop_expired_days(db: Database, *, retention_seconds: float) -> list[date]:
+async def drop_expired_days(
+    db: Database, *, retention_seconds: float, now: datetime | None = None
+) -> list[date]:
     """Drop the partitions of sealed days older than the retention; return those days."""
     dropped = []
-    for row in await db.fetch("upkeep.expired_days", retention_seconds):
+    for row in await db.fetch("upkeep.expired_days", retention_seconds, now):
         day: date = row["day"]
         if await _unfinished(db, day):
             await db.fetch("upkeep.forget_day", day)
@@ -66,8 +74,26 @@ async def prune_dedupe_keys(db: Database) -> int:
     return len(await db.fetch("upkeep.prune_dedupe_keys", PRUNE_ROWS))
 
 
-async def _floor(db: Database) -> UUID:
-    floor: UUID = (await db.fetch("upkeep.oldest_unsealed"))[0]["floor"]
+async def prune_default(
+    db: Database, *, retention_seconds: float, now: datetime | None = None
+) -> int:
+    """Delete what is old and finished in the default partitions, which are never dropped.
+
+    Some of it; return how many jobs that was, PRUNE_ROWS says that there are more.
+    """
+    args = (retention_seconds, now, PRUNE_ROWS)
+    async with db.transaction() as connection:
+        await connection.execute("SET LOCAL gateway.maintenance = 'on'")  # history is append-only
+        ids = [
+            row["id"] for row in await connection.fetch(query("upkeep.prune_default_jobs"), *args)
+        ]
+        await connection.fetch(query("upkeep.prune_default_attempts"), ids)
+        await connection.fetch(query("upkeep.prune_default_events"), *args)
+    return len(ids)
+
+
+async def _floor(db: Database, now: datetime | None) -> UUID:
+    floor: UUID = (await db.fetch("upkeep.oldest_unsealed", now))[0]["floor"]
     return floor
 
 

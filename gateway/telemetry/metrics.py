@@ -35,6 +35,21 @@ SECRET_POSITIONS = frozenset({"none", *(str(number) for number in range(1, 17))}
 OUTCOMES = frozenset({"completed", "retry", "snooze", "cancel", "dead", "released", "lost"})
 BREAKER_STATES = frozenset({"closed", "open", "half-open"})
 BATCHES = frozenset({"accept", "settle"})
+TABLES = frozenset(
+    {
+        "events",
+        "jobs",
+        "attempts",
+        "dedupe_keys",
+        "ordering_keys",
+        "nodes",
+        "vendor_state",
+        "rate_books",
+        "rate_use",
+        "rate_shares",
+    }
+)
+AGES = frozenset({"whole", "default", "ahead", "today", "yesterday", "older"})
 STATES = frozenset(state.value for state in JobState)
 
 _ANSWER_SECONDS = (
@@ -212,6 +227,22 @@ class Metrics:
                 "group_commit_seconds", "Duration of one group commit.", _COMMIT_SECONDS, "batch"
             ).labels,
             (BATCHES,),
+        )
+        self.dead_rows: Family[str, Gauge] = Family(
+            self._gauge("dead_rows", "Rows that vacuum has yet to remove.", "table"), (TABLES,)
+        )
+        self.table_bytes: Family[tuple[str, str], Gauge] = Family(
+            self._gauge("table_bytes", "Size on disk, with indexes.", "table", "age"),
+            (TABLES, AGES),
+        )
+        self.partitions: Family[tuple[str, str], Gauge] = Family(
+            self._gauge("partitions", "Partitions of a table.", "table", "age"), (TABLES, AGES)
+        )
+        self.oldest_xmin_seconds = self._gauge(
+            "oldest_xmin_seconds", "For how long the oldest snapshot has been held."
+        )
+        self.oldest_xmin_transactions = self._gauge(
+            "oldest_xmin_transactions", "Transactions begun since the oldest snapshot was taken."
         )
         self.database_up = self._gauge("database_up", "1 while PostgreSQL answers.")
         self._gauge("build_info", "Always 1; the label tells the version.", "version").labels(

@@ -172,14 +172,14 @@ async def test_midnight_belongs_to_the_day_that_begins(
     assert await partition_of(connection, "jobs", after) == f"jobs_{today + off:%Y%m%d}"
 
 
-async def test_a_day_whose_ids_went_to_the_default_partition_stays_there(
+async def test_ids_in_the_default_partition_move_when_their_day_is_made(
     db: Database, connection: Any, today: date
 ) -> None:
     past = today - timedelta(days=20)
     job_id = await put_job(connection, job_id=id_of(past))
-    assert not await connection.fetchval("SELECT gateway.make_partition('jobs', $1)", past)
+    assert await connection.fetchval("SELECT gateway.make_partition('jobs', $1)", past)
     assert (await row(connection, job_id))["state"] == "available"
-    assert past not in await days(connection)
+    assert await partition_of(connection, "jobs", job_id) == f"jobs_{past:%Y%m%d}"
 
 
 async def test_every_partition_of_jobs_leaves_room_for_updates(connection: Any) -> None:

@@ -43,11 +43,15 @@ WITH found AS MATERIALIZED (
 SELECT id FROM found ORDER BY id DESC LIMIT $4
 
 -- name: days
--- The lowest id of every day that has a partition and has begun, newest first.
+-- The lowest id of every day that has a partition and has begun, newest first. Materialized, as in
+-- upkeep: the planner knows neither how many partitions nor how many tables there are, and looks
+-- through all partitions for each of them.
+WITH leaves AS MATERIALIZED (
+    SELECT inhrelid FROM pg_inherits WHERE inhparent = 'gateway.jobs'::regclass
+)
 SELECT gateway.uuid7_floor(day::timestamp AT TIME ZONE 'UTC') AS low
 FROM (SELECT to_date(substr(c.relname, 6), 'YYYYMMDD') AS day
-      FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-      WHERE i.inhparent = 'gateway.jobs'::regclass AND c.relname ~ '^jobs_\d{8}$') d
+      FROM leaves l JOIN pg_class c ON c.oid = l.inhrelid WHERE c.relname ~ '^jobs_\d{8}$') d
 WHERE day <= (now() AT TIME ZONE 'UTC')::date
 ORDER BY day DESC
 

@@ -1,7 +1,7 @@
 -- name: missing_partitions
--- Those of yesterday to $1 days ahead.
+-- Those of yesterday to $1 days ahead; $2 the moment, null: now, and so in all of these.
 SELECT parent, day
-FROM (SELECT parent, (now() AT TIME ZONE 'UTC')::date + ahead AS day
+FROM (SELECT parent, (coalesce($2::timestamptz, now()) AT TIME ZONE 'UTC')::date + ahead AS day
       FROM generate_series(-1, $1::int) AS ahead,
            unnest(ARRAY['events', 'jobs', 'attempts']) AS parent) wanted
 WHERE to_regclass(format('gateway.%I', parent || '_' || to_char(day, 'YYYYMMDD'))) IS NULL
@@ -11,12 +11,14 @@ ORDER BY day, parent
 SELECT gateway.make_partition($1, $2) AS made
 
 -- name: unsealed_days
--- Days whose partition is two days old and may still have unfinished jobs.
+-- Days whose partition is two days old and may still have unfinished jobs. $1 the moment.
+WITH leaves AS MATERIALIZED (
+    SELECT inhrelid FROM pg_inherits WHERE inhparent = 'gateway.jobs'::regclass
+)
 SELECT day
 FROM (SELECT to_date(substr(c.relname, 6), 'YYYYMMDD') AS day
-      FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-      WHERE i.inhparent = 'gateway.jobs'::regclass AND c.relname ~ '^jobs_\d{8}$') d
-WHERE day < (now() AT TIME ZONE 'UTC')::date - 1
+      FROM leaves l JOIN pg_class c ON c.oid = l.inhrelid WHERE c.relname ~ '^jobs_\d{8}$') d
+WHERE day < (coalesce($1::timestamptz, now()) AT TIME ZONE 'UTC')::date - 1
   AND NOT EXISTS (SELECT FROM gateway.sealed_days s WHERE s.day = d.day)
 ORDER BY day
 
@@ -61,21 +63,23 @@ SELECT gateway.uuid7_floor($1::date::timestamp AT TIME ZONE 'UTC') AS low,
 
 -- name: oldest_unsealed
 -- The first id that an unfinished job can have: the start of the first day that is not sealed, or
--- what the default partition has before that.
+-- what the default partition has before that. $1 the moment.
+WITH leaves AS MATERIALIZED (
+    SELECT inhrelid FROM pg_inherits WHERE inhparent = 'gateway.jobs'::regclass
+)
 SELECT least((SELECT id FROM gateway.jobs_default
               WHERE state IN ('scheduled', 'available', 'running', 'blocked')
               ORDER BY id LIMIT 1),
-             gateway.uuid7_floor(coalesce(min(day), (now() AT TIME ZONE 'UTC')::date - 1)::timestamp
+             gateway.uuid7_floor(coalesce(min(day), (coalesce($1::timestamptz, now()) AT TIME ZONE 'UTC')::date - 1)::timestamp
                                  AT TIME ZONE 'UTC')) AS floor
 FROM (SELECT to_date(substr(c.relname, 6), 'YYYYMMDD') AS day
-      FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-      WHERE i.inhparent = 'gateway.jobs'::regclass AND c.relname ~ '^jobs_\d{8}$') d
+      FROM leaves l JOIN pg_class c ON c.oid = l.inhrelid WHERE c.relname ~ '^jobs_\d{8}$') d
 WHERE NOT EXISTS (SELECT FROM gateway.sealed_days s WHERE s.day = d.day)
 
 -- name: expired_days
--- Sealed days past the retention; $1 seconds.
+-- Sealed days past the retention; $1 seconds, $2 the moment.
 SELECT day FROM gateway.sealed_days
-WHERE (day + 1)::timestamp AT TIME ZONE 'UTC' < now() - make_interval(secs => $1)
+WHERE (day + 1)::timestamp AT TIME ZONE 'UTC' < coalesce($2::timestamptz, now()) - make_interval(secs => $1)
 ORDER BY day
 
 -- name: prune_dedupe_keys
@@ -93,3 +97,28 @@ DELETE FROM gateway.sealed_days WHERE day = $1
 SELECT EXISTS (SELECT FROM gateway.jobs
                WHERE id >= $1 AND id < $2
                  AND state IN ('scheduled', 'available', 'running', 'blocked')) AS unfinished
+
+-- name: now
+SELECT now() AS now
+
+-- name: prune_default_jobs
+-- Finished jobs of the default partition past the retention of $1 seconds, by the database's
+-- clock: their ids tell nothing. $2 the moment, $3 how many.
+DELETE FROM gateway.jobs_default
+WHERE id IN (SELECT id FROM gateway.jobs_default
+             WHERE state IN ('completed', 'dead', 'cancelled')
+               AND finished_at < coalesce($2::timestamptz, now()) - make_interval(secs => $1)
+             ORDER BY id LIMIT $3)
+RETURNING id
+
+-- name: prune_default_attempts
+DELETE FROM gateway.attempts_default
+WHERE job_id = ANY ($1::uuid[])
+
+-- name: prune_default_events
+-- Events of the default partition past the retention that no job refers to any more.
+DELETE FROM gateway.events_default
+WHERE id IN (SELECT id FROM gateway.events_default e
+             WHERE received_at < coalesce($2::timestamptz, now()) - make_interval(secs => $1)
+               AND NOT EXISTS (SELECT FROM gateway.jobs j WHERE j.event_id = e.id)
+             ORDER BY id LIMIT $3)
