@@ -22,11 +22,12 @@ from gateway.store.sql import query
 DAYS = 4  # of history besides today
 BIG = 200_000
 
-# Finished jobs over DAYS days and today, evenly; of today's last ones $2 wait in the backlog of
+# Finished jobs over $3 days up to the moment $4, evenly; of the last ones $2 wait in the backlog of
 # three lanes, as many are scheduled, and some are held.
 _FILL = """
 WITH numbers AS (
-    SELECT n, gateway.uuid7_floor(now() - make_interval(secs => n * 86400.0 * $3 / $1)) AS low
+    SELECT n, gateway.uuid7_floor(
+               $4::timestamptz - make_interval(secs => n * 86400.0 * $3 / $1)) AS low
     FROM generate_series(1, $1) AS n
 )
 INSERT INTO gateway.jobs (id, event_id, route, vendor, kind, state, priority, max_attempts,
@@ -41,7 +42,20 @@ FROM (SELECT n, (substr(low::text, 1, 14) || '7000-8000-' || lpad(to_hex(n), 12,
 """
 
 
+async def todays_noon(connection: Any) -> datetime:
+    """Return the moment as of which ids are made, whatever the hour is.
+
+    So today's partition has the same share of the rows at every hour: what a scan of the whole of
+    it costs decides about plans.
+    """
+    noon: datetime = await connection.fetchval(
+        "SELECT date_trunc('day', now(), 'UTC') + interval '12 hours'"
+    )
+    return noon
+
+
 async def fill(connection: Any, rows: int, *, waiting: int, analyse: bool) -> None:
+    noon = await todays_noon(connection)
     await connection.execute(
         """SELECT gateway.make_partitions((now() AT TIME ZONE 'UTC')::date - ago)
            FROM generate_series(1, $1) AS ago""",
@@ -49,11 +63,12 @@ async def fill(connection: Any, rows: int, *, waiting: int, analyse: bool) -> No
     )
     await connection.execute(
         """INSERT INTO gateway.nodes (node, lease, version, oldest_held)
-           VALUES ($1, '15s', 'test', gateway.uuid7_floor(now() - interval '1 hour'))""",
+           VALUES ($1, '15s', 'test', gateway.uuid7_floor($2::timestamptz - interval '1 hour'))""",
         NODE,
+        noon,
     )
     if rows:
-        await connection.execute(_FILL, rows, waiting, DAYS)
+        await connection.execute(_FILL, rows, waiting, DAYS, noon)
         await connection.execute(
             "UPDATE gateway.jobs SET state = 'completed', finished_at = now() WHERE node = 'old/1'"
         )
@@ -84,7 +99,10 @@ async def statements(connection: Any) -> dict[str, list[Any]]:
     floor = await connection.fetchval(
         "SELECT gateway.uuid7_floor((now() AT TIME ZONE 'UTC')::date - interval '1 day')"
     )
-    hour = await connection.fetchval("SELECT gateway.uuid7_floor(now() - interval '1 minute')")
+    minute = await connection.fetchval(
+        "SELECT gateway.uuid7_floor($1::timestamptz - interval '1 minute')",
+        await todays_noon(connection),
+    )
     lanes = ["lane0", "lane1", "lane2", "idle"]
     return {
         "events.accept": [
@@ -107,7 +125,7 @@ async def statements(connection: Any) -> dict[str, list[Any]]:
         "jobs.backlog": [floor, 1_000_000],
         "nodes.renew": [NODE, floor],
         "nodes.bury": [],
-        "nodes.rescue": ["nobody", hour],
+        "nodes.rescue": ["nobody", minute],
         "events.fetch": [ours[0]],
         "events.duplicates": ["shop", str(ours[0]), ours[0]],
         "upkeep.prune_dedupe_keys": [500],
