@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import isolation, measure
+from benchmarks import isolation, measure, overload, several, year
 from benchmarks.flood import FLOODS, beside
 from benchmarks.measure import Options, Sample
 from benchmarks.report import Report, print_table
@@ -27,6 +27,8 @@ from benchmarks.subjects import (
     running_gateway,
     running_stub,
 )
+
+ALONE = ("overload", "year", "processes")
 
 Start = Callable[[], AbstractContextManager[Subject]]
 Measure = Callable[[Subject], Sample]
@@ -47,6 +49,9 @@ def main() -> None:
         other_jobs=arguments.other_jobs,
     )
     try:
+        if arguments.only[0] in ALONE:
+            run_alone(arguments, options)
+            return
         report = run(options, only=set(arguments.only))
     except BenchmarkError as failure:
         sys.exit(f"benchmarks: {failure}")
@@ -100,6 +105,49 @@ def run(options: Options, *, only: set[str]) -> Report:
     return report
 
 
+def run_alone(arguments: argparse.Namespace, options: Options) -> None:
+    """Run the measurements that take long and have tables of their own."""
+    found: dict[str, object] = {"machine": _machine(), "options": options}
+    promised: list[tuple[str, float, float, bool]] = []
+    with running_stub() as stub:
+        for name in arguments.only:
+            if name == "overload":
+                rounds = []
+                for number in range(1, options.rounds + 1):
+                    _say(f"overload: round {number} of {options.rounds} …")
+                    rounds.append(
+                        overload.measure_round(stub, options, seconds=arguments.duration or 30.0)
+                    )
+                overload.print_rounds(rounds, file=sys.stdout)
+                promised += overload.targets(rounds)
+                found[name] = rounds
+            elif name == "year":
+                measured = year.measure_year(
+                    stub,
+                    options,
+                    finished=arguments.finished,
+                    waiting=arguments.waiting,
+                    held_seconds=arguments.duration or 120.0,
+                    keep=Path(arguments.keep) if arguments.keep else None,
+                )
+                year.print_year(measured, file=sys.stdout)
+                promised += year.targets(measured)
+                found[name] = measured
+            elif name == "processes":
+                counted = several.measure_processes(stub, options)
+                several.print_processes(counted, file=sys.stdout)
+                found[name] = counted
+            else:
+                sys.exit(f"benchmarks: {name} cannot run together with {arguments.only[0]}")
+    for name, value, limit, met in promised:
+        sys.stdout.write(f"{name}: {value:.2f} (target {limit:g}) {'met' if met else 'missed'}\n")
+    if arguments.json:
+        text = msgspec.json.format(msgspec.json.encode(found), indent=2)
+        Path(arguments.json).write_bytes(text + b"\n")
+    if arguments.check and (missed := [name for name, _, _, met in promised if not met]):
+        sys.exit(f"benchmarks: missed: {', '.join(missed)}")
+
+
 def _take_turns(
     name: str, measured: Measure, subjects: dict[str, Start], rounds: int
 ) -> dict[str, list[Sample]]:
@@ -147,7 +195,8 @@ def _arguments() -> argparse.Namespace:
     default = Options()
     usual = ["intake", "delivery", "fixed_rate", "memory"]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=[*usual, "isolation", "flood"], default=usual)
+    choices = [*usual, "isolation", "flood", *ALONE]
+    parser.add_argument("--only", nargs="+", choices=choices, default=usual)
     parser.add_argument("--rounds", type=int, default=default.rounds)
     parser.add_argument("--seconds", type=float, default=default.seconds)
     parser.add_argument("--warmup", type=float, default=default.warmup_seconds)
@@ -155,6 +204,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--in-flight", type=int, default=default.in_flight)
     parser.add_argument("--other-jobs", type=int, default=default.other_jobs)
     parser.add_argument("--soak", type=int, default=0, metavar="N", help="also deliver N jobs")
+    parser.add_argument("--duration", type=float, metavar="S", help="of overload or held snapshot")
+    parser.add_argument("--finished", type=int, default=10_000_000, help="jobs of the year")
+    parser.add_argument("--waiting", type=int, default=1_000_000, help="jobs, beside them")
+    parser.add_argument("--keep", metavar="DIR", help="where the year's data are, or are to stay")
     parser.add_argument("--json", metavar="FILE", help="write the JSON there, not after the table")
     parser.add_argument("--check", action="store_true", help="fail when a target is missed")
     return parser.parse_args()

@@ -20,6 +20,7 @@ import msgspec
 from benchmarks.bare import CONCURRENCY
 from benchmarks.load import LoadResult, LoadSpec
 from benchmarks.stub import Count
+from gateway.store.embedded import running_dsn
 
 ROOT = Path(__file__).parents[1]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -29,7 +30,8 @@ _STOP_SECONDS = 60.0
 # Senders: what `scheduled` sends is committed, event and job, but not due within the run;
 # what `delivered` sends is passed on as it came; what `others` sends is for another vendor, which
 # may be dead; `noisy` may send little; what `drained` sends becomes no-op jobs in the stub's lane,
-# which can be paused. Everything else is as a newcomer gets it.
+# which can be paused. A year of history is neither dropped nor too much. Everything else is as a
+# newcomer gets it.
 _CONFIG = """\
 [gateway]
 state_dir = "{state_dir}"
@@ -37,7 +39,8 @@ node = "benchmark"
 drain = "10s"
 
 [database]
-url = "embedded"
+url = "{database}"
+retention = "1000d"
 
 [server]
 listen = "127.0.0.1:{port}"
@@ -47,6 +50,7 @@ listen = "127.0.0.1:{admin_port}"
 
 [queue]
 lease = "{lease}"
+max_backlog = 100000000
 
 [vendors.scheduled.webhook]
 verify = "standard-webhooks"
@@ -65,6 +69,10 @@ base_url = "http://127.0.0.1:{other_port}"
 concurrency = {concurrency}
 allow_private = true
 breaker = {{ failures = 10, window = "1m", cooldown = "30s" }}
+
+[vendors.paused.api]
+base_url = "http://127.0.0.1:{stub_port}"
+allow_private = true
 
 [vendors.noisy.webhook]
 verify = "standard-webhooks"
@@ -117,6 +125,14 @@ class Subject(msgspec.Struct, frozen=True):
     port: int
     admin_port: int = 0  # a gateway's
     state_dir: Path = ROOT  # a gateway's
+
+    @property
+    def dsn(self) -> str:
+        """Where the gateway's embedded PostgreSQL answers."""
+        dsn = running_dsn(self.state_dir)
+        if dsn is None:
+            raise BenchmarkError(f"{self.name}: its PostgreSQL does not run")
+        return dsn
 
     def rss_mib(self) -> float:
         """Return the process's resident memory; its children (PostgreSQL) are not in it."""
@@ -182,18 +198,21 @@ def running_gateway(
     lease: str = "15s",
     module: str = "gateway",
     env: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> Iterator[Subject]:
-    """Start a gateway on an empty database of its own, under its default durability.
+    """Start a gateway under its default durability, on what *folder* has of an earlier one.
 
-    *module* is run in the place of ``gateway``; *env* comes on top of the environment.
+    Without a folder, on an empty database of its own. *module* is run in the place of ``gateway``;
+    *env* comes on top of the environment.
     """
-    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder:
-        Path(folder).chmod(0o711)  # as root, PostgreSQL runs as another user that must get through
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as own:
+        folder = folder or Path(own)
+        folder.chmod(0o711)  # as root, PostgreSQL runs as another user that must get through
         port, admin_port = free_port(), free_port()
-        state_dir = Path(folder) / "state"
-        config = Path(folder) / "config.toml"
+        state_dir = folder / "state"
+        config = folder / "config.toml"
         config.write_text(
-            _CONFIG.format(
+            gateway_config(
                 state_dir=state_dir,
                 port=port,
                 admin_port=admin_port,
@@ -206,6 +225,30 @@ def running_gateway(
         command = [sys.executable, "-m", module, "serve", "--config", str(config)]
         with running("gateway", command, ready=answers("/readyz", admin_port), env=env) as pid:
             yield Subject("gateway", pid, port, admin_port, state_dir)
+
+
+def gateway_config(
+    *,
+    state_dir: Path,
+    port: int,
+    admin_port: int,
+    stub_port: int,
+    concurrency: int = CONCURRENCY,
+    other_port: int = 9,
+    lease: str = "15s",
+    database: str = "embedded",
+) -> str:
+    """Return the TOML of a gateway that is measured."""
+    return _CONFIG.format(
+        state_dir=state_dir,
+        port=port,
+        admin_port=admin_port,
+        stub_port=stub_port,
+        concurrency=concurrency,
+        other_port=other_port,
+        lease=lease,
+        database=database,
+    )
 
 
 @contextmanager
@@ -279,6 +322,7 @@ def running(
     *,
     ready: Callable[[], bool],
     env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[int]:
     """Run *command* until the block ends; its log is shown only if it fails.
 
@@ -289,6 +333,7 @@ def running(
             command,
             cwd=ROOT,
             env={**os.environ, "BENCHMARK_SECRET": SECRET, **(env or {})},
+            pass_fds=pass_fds,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
