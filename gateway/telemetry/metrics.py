@@ -229,14 +229,16 @@ class Metrics:
             (BATCHES,),
         )
         self.dead_rows: Family[str, Gauge] = Family(
-            self._gauge("dead_rows", "Rows that vacuum has yet to remove.", "table"), (TABLES,)
+            self._gauge("dead_rows", "Rows that vacuum has yet to remove.", "table").labels,
+            (TABLES,),
         )
         self.table_bytes: Family[tuple[str, str], Gauge] = Family(
-            self._gauge("table_bytes", "Size on disk, with indexes.", "table", "age"),
+            self._gauge("table_bytes", "Size on disk, with indexes.", "table", "age").labels,
             (TABLES, AGES),
         )
         self.partitions: Family[tuple[str, str], Gauge] = Family(
-            self._gauge("partitions", "Partitions of a table.", "table", "age"), (TABLES, AGES)
+            self._gauge("partitions", "Partitions of a table.", "table", "age").labels,
+            (TABLES, AGES),
         )
         self.oldest_xmin_seconds = self._gauge(
             "oldest_xmin_seconds", "For how long the oldest snapshot has been held."
