@@ -44,7 +44,7 @@ def make_sample(
 
     *body* None: a small example that has *fields* (dotted paths). A given body stays as it is byte
     for byte, unless *fresh* wants an id of its own in it, or its sender signs a time that stands
-    in it.
+    in it, or its sender sends forms (twilio), which a JSON object is made into.
     ``ValueError`` says why it cannot be signed.
     """
     message_id = f"evt_{uuid.uuid4().hex}"
@@ -61,6 +61,8 @@ def make_sample(
     if scheme is not None and "body:" in scheme.timestamp:
         decoded = _decode(body) if decoded is None else decoded
         _put_all(decoded, [scheme.timestamp], _timestamp(scheme, now))
+    if scheme is not None and scheme.check == "twilio" and decoded is None:
+        decoded = _decode(body)
     if decoded is not None:
         body = _encode(decoded, scheme)
     body = body or b""

@@ -11,8 +11,9 @@ from gateway.config import values
 from gateway.config.kinds import Choice, Text, duration
 from gateway.config.place import BAD, Place, nearest, type_text
 from gateway.config.walker import Key, Kind, ListOf, Section, Table
+from gateway.webhooks.checks.jwt import check_jwt
 from gateway.webhooks.presets import PRESETS
-from gateway.webhooks.scheme import OF_EVERY_CHECK, Scheme
+from gateway.webhooks.scheme import OF_EVERY_CHECK, OF_JWT, OF_JWT_ALONE, Scheme
 from gateway.webhooks.verify import Plan
 
 
@@ -80,7 +81,19 @@ SCHEME = Section(
         Key(
             name="keys_url",
             kind=_ANY_TEXT,
-            doc="where plaid tells its public keys: the same of sandbox.plaid.com for its sandbox",
+            doc="where public keys are told: a jwt's issuer its JWKS, with rsa-sha256 or "
+            "ecdsa-sha256; for plaid's sandbox the same of sandbox.plaid.com",
+        ),
+        Key(name="issuer", kind=_ANY_TEXT, doc="what iss of a jwt must be"),
+        Key(
+            name="audience",
+            kind=_ANY_TEXT,
+            doc="what aud of a jwt must be or hold; required with keys_url",
+        ),
+        Key(
+            name="body_hash",
+            kind=_ANY_TEXT,
+            doc="the claim of a jwt that holds the SHA-256 of the body in hex",
         ),
     ),
 )
@@ -149,17 +162,25 @@ class SchemeKind(Kind):
             scheme = Scheme(**fields)
         else:
             scheme = msgspec.structs.replace(PRESETS[preset], **fields)
-        if scheme.check:
-            return self._check_overrides(scheme, given, place)
+        if scheme.check and self._check_overrides(scheme, given, place) is BAD:
+            return BAD
+        for name in sorted(OF_JWT_ALONE & set(given)):
+            if scheme.check != "jwt":
+                place.at(name).fault("has no effect: only a jwt has it", 'write preset = "jwt"')
+                return BAD
         try:
-            Plan(scheme)
+            if scheme.check == "jwt":
+                check_jwt(scheme)
+            elif not scheme.check:
+                Plan(scheme)
         except ValueError as error:
             return place.fault("this scheme cannot work", str(error))
         return scheme
 
     def _check_overrides(self, scheme: Scheme, given: dict[str, Any], place: Place) -> Any:
         """Refuse keys that say nothing where a sender's own function verifies."""
-        may = {key.name for key in SCHEME.keys if key.target in OF_EVERY_CHECK}
+        fields = OF_JWT if scheme.check == "jwt" else OF_EVERY_CHECK
+        may = {key.name for key in SCHEME.keys if key.target in fields}
         for name in sorted(set(given) - may - {"preset"}):
             place.at(name).fault(
                 f"has no effect: {scheme.name} is verified in its own way",

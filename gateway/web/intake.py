@@ -118,7 +118,7 @@ def open_doors(webhooks: Mapping[str, Webhook]) -> dict[str, Door]:
 
 
 def _token_headers(scheme: Scheme | None) -> frozenset[str]:
-    if scheme is None or scheme.algorithm != "token":
+    if scheme is None or (scheme.algorithm != "token" and scheme.check != "jwt"):
         return frozenset()
     names = (scheme.header,) if isinstance(scheme.header, str) else scheme.header
     return frozenset(name.lower() for name in names)

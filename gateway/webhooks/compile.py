@@ -44,6 +44,10 @@ def verifier_for(scheme: Scheme, secrets: Sequence[str]) -> RequestVerifier:
             from gateway.webhooks.checks.plaid import PlaidVerifier
 
             return PlaidVerifier(scheme, secrets)
+        case "jwt":
+            from gateway.webhooks.checks.jwt import JwtVerifier
+
+            return JwtVerifier(scheme, secrets)
         case "microsoft-graph" | "basic" | "ip":
             from gateway.webhooks.checks.shown import BasicVerifier, GraphVerifier, IpVerifier
 

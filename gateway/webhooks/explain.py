@@ -153,7 +153,7 @@ def _headers(scheme: Scheme, headers: Mapping[str, str]) -> dict[str, str | None
             if kind == "header":
                 names.append(name)
     shown: dict[str, str | None] = {}
-    secret = scheme.algorithm == "token" or scheme.check == "basic"
+    secret = scheme.algorithm == "token" or scheme.check in ("basic", "jwt")
     for name in names:
         value = headers.get(name.lower())
         if value is not None:

@@ -106,14 +106,21 @@ def compile_lookup(source: str) -> Lookup:
 def decode_body(body: bytes, content_type: str | None) -> object:
     """Return the decoded JSON, a form as a dict of texts (lists where repeated), or UNDECODED.
 
-    JSON is tried whatever the content type says, unless it says that this is a form.
+    JSON is tried whatever the content type says. Where it says that this is a form, which is some
+    clients' default, only a body that begins as no form can is tried so.
     """
-    if content_type and "x-www-form-urlencoded" in content_type.lower():
+    is_form = content_type is not None and "x-www-form-urlencoded" in content_type.lower()
+    if is_form and not begins_as_json(body):
         return _decode_form(body)
     try:
         return _decode_json(body)
     except (ValueError, RecursionError):  # msgspec.DecodeError and UnicodeError are ValueErrors
-        return UNDECODED
+        return _decode_form(body) if is_form else UNDECODED
+
+
+def begins_as_json(body: bytes) -> bool:
+    """Tell whether *body* begins with a brace or bracket, which a form would have encoded."""
+    return body[:64].lstrip()[:1] in (b"{", b"[")
 
 
 _decode_json = msgspec.json.Decoder().decode

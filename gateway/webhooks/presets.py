@@ -487,6 +487,17 @@ _SCHEMES = (
         prefix="Bearer ",
         link="https://www.rfc-editor.org/rfc/rfc6750#section-2.1",
     ),
+    # HS256 by the secret; another algorithm, keys_url, issuer and audience are told in a table
+    Scheme(
+        name="jwt",
+        check="jwt",
+        header="Authorization",
+        encoding="base64url",
+        prefix="Bearer ",
+        message="a JWT with `exp`; the body only with `body_hash`",
+        tolerance_seconds=60.0,
+        link="https://www.rfc-editor.org/rfc/rfc7519",
+    ),
     # its secret is "user:password"
     Scheme(
         name="basic",

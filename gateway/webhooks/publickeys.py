@@ -47,6 +47,11 @@ def load_public_key(scheme: Scheme | Alternative, secret: str) -> SignatureCheck
             f"the secret is not {wanted}; copy the public key again from the sender "
             '(PEM, or in key_encoding "base64" or "hex")'
         ) from None
+    return check_by(scheme, key)
+
+
+def check_by(scheme: Scheme | Alternative, key: object) -> SignatureCheck:
+    """Return a check by *key*; ``ValueError`` where it is not of the scheme's algorithm."""
     match scheme.algorithm, key:
         case "ed25519", Ed25519PublicKey():
             return _catching(key.verify)
@@ -59,7 +64,9 @@ def load_public_key(scheme: Scheme | Alternative, secret: str) -> SignatureCheck
                 lambda signature, message: rsa.verify(signature, message, padding, hashed)
             )
         case _:
-            raise ValueError(f"the secret is a key of another kind; the sender uses {wanted}")
+            raise ValueError(
+                f"the secret is a key of another kind; the sender uses {_NAMES[scheme.algorithm]}"
+            )
 
 
 def _load(scheme: Scheme | Alternative, secret: str) -> object:

@@ -10,7 +10,17 @@ Algorithm = Literal["sha1", "sha256", "sha512", "token", "ed25519", "ecdsa-sha25
 Encoding = Literal["hex", "base64", "base64url"]
 KeyEncoding = Literal["utf8", "base64", "hex"]
 Check = Literal[
-    "", "adyen", "aws-sns", "basic", "ip", "mailgun", "microsoft-graph", "paypal", "plaid", "twilio"
+    "",
+    "adyen",
+    "aws-sns",
+    "basic",
+    "ip",
+    "jwt",
+    "mailgun",
+    "microsoft-graph",
+    "paypal",
+    "plaid",
+    "twilio",
 ]
 
 PATIENCE_SECONDS = 10.0  # of senders that tell none; the shortest that are usual
@@ -86,6 +96,9 @@ class Scheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     event_type: str = ""  # source used when the configuration names none
     dedupe: str = "hash"  # source, "hash" or "none", used when the configuration names none
     keys_url: str = ""  # where the sender's public keys are asked for, if it tells them that way
+    issuer: str = ""  # of a JWT: what iss must be
+    audience: str = ""  # of a JWT: what aud must be, or name among others
+    body_hash: str = ""  # of a JWT: the claim that holds the body's SHA-256 in hex
 
     # What only presets have:
     alternative: Alternative | None = None
@@ -98,8 +111,8 @@ class Scheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def needs_secret(self) -> bool:
-        """Whether anything is proven by a secret; else only addresses are checked."""
-        return self.check != "ip"
+        """Whether anything is proven by a secret; else by addresses, or by keys that are told."""
+        return self.check != "ip" and not (self.check == "jwt" and self.keys_url)
 
     @property
     def signs_url(self) -> bool:
@@ -126,3 +139,11 @@ PRESET_ONLY = frozenset(
 
 OF_EVERY_CHECK = frozenset({"event_type", "dedupe", "tolerance_seconds", "keys_url"})
 """The fields that also mean something where a function verifies."""
+
+OF_JWT_ALONE = frozenset({"issuer", "audience", "body_hash"})
+"""The fields that mean something for a JWT only."""
+
+OF_JWT = (
+    OF_EVERY_CHECK | OF_JWT_ALONE | {"header", "prefix", "algorithm", "key_encoding", "key_prefix"}
+)
+"""The fields that mean something for a JWT."""

@@ -32,7 +32,9 @@ def sign(
     wrong with the scheme or the secret, or that only the sender holds the key.
     """
     if scheme.check:
-        return _sign_otherwise(scheme, secret, body, method=method, url=url, message_id=message_id)
+        return _sign_otherwise(
+            scheme, secret, body, now=now, method=method, url=url, message_id=message_id
+        )
     other = scheme.alternative
     if scheme.algorithm in ASYMMETRIC or (other and secret.startswith(other.key_prefix)):
         raise _only_the_sender(scheme)
@@ -91,7 +93,7 @@ def sign_body(scheme: Scheme, secret: str, body: bytes, *, now: float, message_i
 
 def check_signing(scheme: Scheme, secret: str) -> None:
     """Raise ``ValueError`` where calls cannot be signed by *scheme* with *secret*."""
-    if scheme.check not in ("", "twilio", "basic"):
+    if scheme.check not in ("", "twilio", "basic", "jwt"):
         raise ValueError(f"calls cannot be signed as {scheme.name} does: it signs no headers")
     other = scheme.alternative
     if scheme.algorithm in ASYMMETRIC or (other and secret.startswith(other.key_prefix)):
@@ -100,9 +102,20 @@ def check_signing(scheme: Scheme, secret: str) -> None:
 
 
 def _sign_otherwise(
-    scheme: Scheme, secret: str, body: bytes, *, method: str, url: str, message_id: str
+    scheme: Scheme,
+    secret: str,
+    body: bytes,
+    *,
+    now: float,
+    method: str,
+    url: str,
+    message_id: str,
 ) -> dict[str, str]:
     match scheme.check:
+        case "jwt" if scheme.algorithm not in ASYMMETRIC:
+            from gateway.webhooks.checks.jwt import sign_jwt
+
+            return sign_jwt(scheme, secret, body, now=now, message_id=message_id)
         case "twilio":
             from gateway.webhooks.checks.twilio import sign_twilio
 

@@ -59,6 +59,8 @@ def _algorithm(scheme: Scheme) -> str:
             return "addresses"
         case "microsoft-graph":
             return "shared secret"
+        case "jwt":
+            return "HS256, RS256 or ES256"
         case _:
             pass
     if scheme.algorithm == "token":
@@ -69,7 +71,7 @@ def _algorithm(scheme: Scheme) -> str:
 
 
 def _time(scheme: Scheme) -> str:
-    if not scheme.timestamp and scheme.check not in ("mailgun", "plaid"):
+    if not scheme.timestamp and scheme.check not in ("jwt", "mailgun", "plaid"):
         return "none"
     seconds = scheme.tolerance_seconds
     allowed = f"{seconds:g} s" if seconds <= 300 else f"{seconds / 60:g} min"

@@ -81,13 +81,18 @@ class Place:
             return answer.status, await answer.text(), answer.headers.copy()
 
     async def signed(
-        self, vendor: str, body: bytes, *, secret: str = SECRET
+        self,
+        vendor: str,
+        body: bytes,
+        *,
+        secret: str = SECRET,
+        content_type: str = "application/json",
     ) -> tuple[int, str, Mapping[str, str]]:
         webhook = self.config.vendors[vendor].webhook
         assert webhook is not None
         assert webhook.verify is not None
         headers = sign(webhook.verify, secret, body=body, now=time.time(), message_id="m")
-        return await self.call(vendor, body, {**headers, "Content-Type": "application/json"})
+        return await self.call(vendor, body, {**headers, "Content-Type": content_type})
 
     def count(self, vendor: str, result: str) -> float:
         return self.metrics.webhooks_total[vendor, result].value

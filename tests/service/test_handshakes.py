@@ -59,10 +59,13 @@ async def test_slack_gets_its_challenge_back(tmp_path: Path) -> None:
         assert (status, text) == (200, "3eZbr<b>Kig")
         assert headers["Content-Type"] == "text/plain; charset=utf-8"
         assert headers["X-Content-Type-Options"] == "nosniff"
+        form = "application/x-www-form-urlencoded"  # what curl says unasked
+        answer = await place.signed("slack", body, content_type=form)
+        assert answer[:2] == (200, "3eZbr<b>Kig")
         assert (await place.call("slack", body))[0] == 401
         assert (await place.signed("slack", body, secret="wrong"))[0] == 401
         assert place.desk.stored == []
-        assert place.count("slack", "handshake") == 1
+        assert place.count("slack", "handshake") == 2
 
 
 async def test_zoom_gets_an_hmac_only_for_what_it_signed(tmp_path: Path) -> None:

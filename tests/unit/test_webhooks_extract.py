@@ -206,6 +206,20 @@ def test_json_is_tried_whatever_the_content_type() -> None:
     assert decode_body(b"null", JSON) is None
 
 
+@pytest.mark.parametrize(
+    ("body", "decoded"),
+    [
+        (b'{"a":"b&c=d"}', {"a": "b&c=d"}),
+        (b' \r\n[{"a": 1}]', [{"a": 1}]),
+        (b'payload={"a":1}', {"payload": '{"a":1}'}),
+        (b"%7B%22a%22=1", {'{"a"': "1"}),
+        (b"{a=b&c=d", {"{a": "b", "c": "d"}),
+    ],
+)
+def test_json_is_json_even_where_it_is_said_to_be_a_form(body: bytes, decoded: object) -> None:
+    assert decode_body(body, FORM) == decoded
+
+
 def test_forms_become_texts_and_lists_where_repeated() -> None:
     body = b"a=1&b=2&a=%C3%A9&empty=&a=3"
     assert decode_body(body, f"{FORM}; charset=utf-8") == {

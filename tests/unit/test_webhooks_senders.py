@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import jwt
+import msgspec
 import nacl.signing
 import pytest
 from Adyen.util import generate_notification_sig, is_valid_hmac_notification
@@ -44,6 +45,7 @@ NOW = 1_700_000_000
 URL = "https://hooks.example.com/webhooks/x"
 BODY = '{"id":"evt_1","type":"a.b","text":"é"}'.encode()
 SECRET = "a-secret-of-the-tests"
+JWT_SECRET = "a-secret-of-the-tests-of-32-bytes"
 HEX_SECRET = "44782DEF547AAA06C910C43932B1EB0C71FC68D9D0C057550C48EC2ACF6BA056"
 WEBHOOK_ID = "1JE4291016473214C"
 TOPIC = "arn:aws:sns:eu-central-1:123456789012:orders"
@@ -256,6 +258,13 @@ def plaid() -> Sent:
     )
 
 
+def bearer_jwt() -> Sent:
+    claims = {"exp": NOW + 60, "hash": hashlib.sha256(BODY).hexdigest()}
+    token = jwt.encode(claims, JWT_SECRET, algorithm="HS256")
+    scheme = msgspec.structs.replace(PRESETS["jwt"], body_hash="hash")
+    return Sent("jwt", JWT_SECRET, {"Authorization": f"Bearer {token}"}, scheme=scheme)
+
+
 def basic() -> Sent:
     return Sent(
         "basic", "user:pässword", {"Authorization": "Basic " + b64("user:pässword".encode())}
@@ -285,6 +294,7 @@ SENDERS: dict[str, Callable[[], Sent]] = {
         SubscribeURL="https://sns.eu-central-1.amazonaws.com/?Action=ConfirmSubscription",
     ),
     "plaid": plaid,
+    "jwt": bearer_jwt,
     "basic": basic,
     "microsoft-graph": microsoft_graph,
 }
@@ -381,7 +391,10 @@ def test_a_flipped_bit_in_a_signed_header_is_refused(
     forged = flipped(sent.headers[touched].encode(), bit).decode("latin-1")
     if touched == "paypal-cert-url":
         return  # another of PayPal's certificates, which a test does not fetch
-    case_is_free = touched in ("paypal-auth-algo", "x-signature-ed25519") or name == "basic"
+    case_is_free = touched in ("paypal-auth-algo", "x-signature-ed25519") or name in (
+        "basic",
+        "jwt",
+    )
     if case_is_free and forged.lower() == sent.headers[touched].lower():
         return
     accepted = sent.verdict(headers={**sent.headers, touched: forged}) == "accepted"
@@ -548,6 +561,14 @@ def test_what_we_sign_we_accept(name: str) -> None:
 def test_what_only_the_sender_can_sign_is_said_to_be_so(name: str) -> None:
     with pytest.raises(ValueError, match="private key that only the sender holds"):
         sign(PRESETS[name], SENT[name].secret, body=BODY, now=NOW, message_id="m", url=URL)
+
+
+def test_twilios_form_is_not_taken_for_json() -> None:
+    body = b'{"a":"b"}'
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    signature = RequestValidator(SECRET).compute_signature(URL, {body.decode(): ""})
+    headers = {**form, "x-twilio-signature": signature}
+    assert "is JSON though" in SENT["twilio"].verdict(body=body, headers=headers, url=URL)
 
 
 def test_mailgun_also_sends_forms_and_a_main_accounts_signature() -> None:

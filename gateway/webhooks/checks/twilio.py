@@ -19,7 +19,7 @@ import msgspec
 from gateway.errors import SignatureRefused
 from gateway.webhooks.checks.base import SelfContained, header_of, to_bytes
 from gateway.webhooks.codec import decode_key, signature_decoder
-from gateway.webhooks.extract import MAX_FORM_FIELDS
+from gateway.webhooks.extract import MAX_FORM_FIELDS, begins_as_json
 from gateway.webhooks.scheme import Scheme
 from gateway.webhooks.verify import SignedRequest, query_fields
 
@@ -93,6 +93,8 @@ def _signed_fields(request: SignedRequest) -> bytes:
 
 
 def _sorted_form(body: bytes) -> bytes:
+    if begins_as_json(body):  # would be read as JSON later, of which nothing was signed
+        raise SignatureRefused("the body is JSON though its type is a form's")
     try:
         pairs = parse_qsl(
             body.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS
