@@ -34,6 +34,7 @@ from gateway.webhooks.sign import sign, sign_body
 
 WIRES = 24  # raw connections at once
 EXAMPLES = 150  # of hypothesis in one slice
+HEADS = 20  # huge heads in one slice whose answer is waited for
 PATIENCE_SECONDS = 0.05  # for the answer to what may be half a request
 STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 
@@ -109,6 +110,8 @@ class Fuzz:
         self.number = number
         self.sent: collections.Counter[str] = collections.Counter()
         self.statuses: collections.Counter[int] = collections.Counter()
+        # Of those that were waited for: the same for the same seed, however slow the machine is.
+        self.awaited: collections.Counter[int] = collections.Counter()
         self.found: list[str] = []
         self.rss_mib: list[float] = []
         address = urlsplit(gateway.public)
@@ -195,17 +198,25 @@ class Fuzz:
         @given(requests)
         def send(raw: bytes) -> None:
             self.sent["request"] += 1
-            with socket.create_connection(self.address, timeout=20) as wire:
-                wire.sendall(raw)
-                answer = b""
-                with contextlib.suppress(ConnectionError):
-                    while data := wire.recv(65536):
-                        answer += data
-            if not answer:
+            if not self._ask(raw):
                 self.found.append(f"no answer to {raw[:600]!r}")
-            self.note(answer, raw)
 
         send()
+        dice = random.Random(self.number)
+        for _ in range(HEADS):
+            self._ask(huge_head(dice).replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+
+    def _ask(self, raw: bytes) -> bytes:
+        """Send a request that ends its connection; return all that is answered."""
+        answer = b""
+        with socket.create_connection(self.address, timeout=20) as wire:
+            with contextlib.suppress(ConnectionError):  # refused before all of it was read
+                wire.sendall(raw)
+                while data := wire.recv(65536):
+                    answer += data
+        self.note(answer, raw)
+        self.awaited.update(map(int, STATUS.findall(answer)))
+        return answer
 
 
 def _rss_mib(pid: int) -> float:

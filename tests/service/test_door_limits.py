@@ -46,6 +46,7 @@ async def test_one_sender_takes_no_more_than_half_of_the_room(tmp_path: Path) ->
             return len(place.desk.stored) + place.count("github", "overloaded") == len(flood)
 
         await eventually(decided)
+        assert len(place.desk.stored) == 2
         others = [asyncio.create_task(place.signed("shopify", EVENT % n)) for n in range(2)]
         await _until_stored(place, 4)
         place.desk.gate.set()
