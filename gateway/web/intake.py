@@ -34,6 +34,7 @@ from gateway.web.handshaking import (
     verifier_of,
     verify_request,
 )
+from gateway.web.sparing import LineBudget
 from gateway.web.throttle import Places, TokenBucket
 from gateway.web.written import WrittenAnswer
 from gateway.webhooks.decompress import decode_received
@@ -73,6 +74,7 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
     bucket: TokenBucket | None
     places: Places
     allowed: Networks  # empty: everybody
+    lines: LineBudget  # of what anybody can have us log
     decodes: bool  # whether anything but a route's expression needs the decoded body
 
 
@@ -112,6 +114,7 @@ def open_doors(webhooks: Mapping[str, Webhook]) -> dict[str, Door]:
             bucket=bucket_of(config),
             places=Places(config.concurrency),
             allowed=Networks(config.allow_ips),
+            lines=LineBudget(),
             decodes="body:" in event_type or "body:" in dedupe,
         )
     return doors
@@ -262,11 +265,10 @@ class Intake:
         if door.allowed:
             address = caller_address(request.remote, request.headers, self._trusted_proxies)
             if address is None or address not in door.allowed:
-                log.warning(
-                    "webhook_unverified",
-                    vendor=door.config.vendor,
-                    reason=f"caller {address} is not in allow_ips",
-                )
+                if (more := door.lines.turn()) is not None:
+                    reason = f"caller {address} is not in allow_ips"
+                    vendor = door.config.vendor
+                    log.warning("webhook_unverified", vendor=vendor, reason=reason, **more)
                 raise Refusal(403, "not allowed from this address", result="unverified")
         # A flood on one path is stopped by its own bucket before it takes of everybody's.
         for bucket in (door.bucket, self._bucket):
@@ -285,7 +287,9 @@ class Intake:
             if answer is None:
                 answer = handshakes.signed_answer(signed, await self._verify(door, signed))
         except SignatureRefused as refused:
-            log.warning("handshake_refused", vendor=door.config.vendor, reason=refused.reason)
+            if (more := door.lines.turn()) is not None:
+                vendor = door.config.vendor
+                log.warning("handshake_refused", vendor=vendor, reason=refused.reason, **more)
             raise Refusal(403, "handshake refused", result="unverified") from None
         return answer
 
@@ -318,7 +322,8 @@ class Intake:
         try:
             config = await learn(door.config, secret)
         except SignatureRefused as refused:
-            log.warning("handshake_refused", vendor=vendor, reason=refused.reason)
+            if (more := door.lines.turn()) is not None:
+                log.warning("handshake_refused", vendor=vendor, reason=refused.reason, **more)
             raise Refusal(403, "handshake refused", result="unverified") from None
         except OSError as error:
             log.error("handshake_refused", vendor=vendor, reason=str(error))
@@ -343,7 +348,8 @@ class Intake:
             else:
                 index = verifier.verify(signed, time.time())
         except SignatureRefused as refused:
-            log.warning("webhook_unverified", vendor=vendor, reason=refused.reason)
+            if (more := door.lines.turn()) is not None:
+                log.warning("webhook_unverified", vendor=vendor, reason=refused.reason, **more)
             raise Refusal(401, "not verified", result="unverified") from None
         except FetchFailed as error:
             log.warning("sender_unreachable", vendor=vendor, error=str(error))

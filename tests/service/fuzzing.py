@@ -209,11 +209,13 @@ class Fuzz:
     def _ask(self, raw: bytes) -> bytes:
         """Send a request that ends its connection; return all that is answered."""
         answer = b""
-        with socket.create_connection(self.address, timeout=20) as wire:
-            with contextlib.suppress(ConnectionError):  # refused before all of it was read
-                wire.sendall(raw)
-                while data := wire.recv(65536):
-                    answer += data
+        with (
+            socket.create_connection(self.address, timeout=20) as wire,
+            contextlib.suppress(ConnectionError),  # refused before all of it was read
+        ):
+            wire.sendall(raw)
+            while data := wire.recv(65536):
+                answer += data
         self.note(answer, raw)
         self.awaited.update(map(int, STATUS.findall(answer)))
         return answer

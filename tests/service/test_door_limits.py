@@ -1,10 +1,14 @@
 """How many webhooks come in: per time and at once, of one sender and of all together."""
 
 import asyncio
+import time
 from pathlib import Path
 
 from doorstep import Place, serving, vendor
 from harness import eventually
+from structlog.testing import capture_logs
+
+from gateway.web.sparing import LINES_AT_ONCE, LINES_PER_SECOND
 
 EVENT = b'{"a":%d}'
 
@@ -99,3 +103,18 @@ async def test_headers_are_bounded_one_by_one_and_together(tmp_path: Path) -> No
         assert (await place.call("any", b"{}", {"X-Long": "v" * 9000}))[0] == 400
         assert (await place.call("any", b"{}", {f"X-{n}": "v" for n in range(120)}))[0] == 400
         assert len(place.desk.stored) == 1
+
+
+async def test_refusals_beyond_a_rate_are_counted_and_not_logged(tmp_path: Path) -> None:
+    toml = '[server]\ntrusted_proxies = ["127.0.0.1"]\n' + vendor("github")
+    toml += vendor("asana") + vendor("shopify", more='allow_ips = ["192.0.2.1"]')
+    async with serving(tmp_path, toml) as place:
+        for name, status in (("github", 401), ("asana", 403), ("shopify", 403)):
+            hook = {"X-Hook-Secret": "somebody's-secret-1"} if name == "asana" else {}
+            with capture_logs() as lines:
+                before = time.monotonic()
+                for _ in range(200):
+                    assert (await place.call(name, b"{}", hook))[0] == status
+                seconds = time.monotonic() - before
+            assert LINES_AT_ONCE <= len(lines) <= LINES_AT_ONCE + LINES_PER_SECOND * seconds + 1
+            assert place.count(name, "unverified") == 200
