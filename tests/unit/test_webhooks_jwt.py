@@ -35,7 +35,7 @@ OTHER = "another-secret-of-the-tests-of-32"
 KEYS_URL = "https://sender.example/.well-known/jwks.json"
 P256 = ec.derive_private_key(0x5EED, ec.SECP256R1())
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-STRANGERS = {
+STRANGERS: dict[str, Any] = {
     "ES256": ec.derive_private_key(0xBAD, ec.SECP256R1()),
     "RS256": rsa.generate_private_key(public_exponent=65537, key_size=2048),
 }
@@ -48,7 +48,8 @@ SCHEME = msgspec.structs.replace(
 
 def pem(key: Any) -> str:
     public = key.public_key()
-    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    text: str = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    return text
 
 
 # algorithm of the JWT → ours, the sender's key, what stands in secrets
