@@ -363,13 +363,22 @@ class Intake:
         vendor = request.path.removeprefix(PREFIX)
         self._metrics.webhooks_total[vendor, refusal.result].inc()
         door = self.doors.get(vendor)
-        if door is not None and _is_terse(door):
-            response = _answer(refusal.status, b"", correlation_id, "text/plain", refusal.headers)
-        else:
-            response = _json(
-                refusal.status, {"error": refusal.error}, correlation_id, headers=refusal.headers
+        terse = door is not None and _is_terse(door)
+        body = b"" if terse else _encode({"error": refusal.error})
+        content_type = "text/plain" if terse else "application/json"
+        correlation_id = correlation_id or str(new_id())
+        closes = refusal.status == 413 or not request.content.is_eof()
+        if request.method == "POST" and not closes:  # what a flood gets
+            written = WrittenAnswer(
+                refusal.status,
+                body,
+                correlation_id=correlation_id,
+                content_type=content_type,
+                headers=refusal.headers,
             )
-        if refusal.status == 413 or not request.content.is_eof():
+            return cast(web.StreamResponse, written)
+        response = _answer(refusal.status, body, correlation_id, content_type, refusal.headers)
+        if closes:
             # Nothing more is read from this connection: the body could go on for ever.
             response.force_close()
         return response
@@ -479,16 +488,8 @@ def _overloaded() -> Refusal:
     return Refusal(503, "too many requests at once", result="overloaded", headers=retry_after)
 
 
-def _json(
-    status: int, body: object, correlation_id: str, *, headers: Mapping[str, str] | None = None
-) -> web.Response:
-    return _answer(
-        status,
-        _encode(body),
-        correlation_id or str(new_id()),
-        "application/json",
-        headers,
-    )
+def _json(status: int, body: object, correlation_id: str) -> web.Response:
+    return _answer(status, _encode(body), correlation_id or str(new_id()), "application/json")
 
 
 def _answer(

@@ -8,6 +8,7 @@ costs at the listener.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -17,12 +18,24 @@ from aiohttp import HttpVersion11, web
 class WrittenAnswer:
     """Stands in for a :class:`aiohttp.web.Response`, of which it has what the listener asks for.
 
-    *correlation_id* and *content_type* must be fit for a header.
+    *correlation_id*, *content_type* and *headers* must be fit for a header. Not for HEAD, whose
+    answer has no body.
     """
 
-    __slots__ = ("_body", "_content_type", "_correlation_id", "_plain", "_status", "keep_alive")
+    __slots__ = (
+        "_body", "_content_type", "_correlation_id", "_headers", "_plain", "_status", "keep_alive"
+    )  # fmt: skip
 
-    def __init__(self, status: int, body: bytes, *, correlation_id: str, content_type: str) -> None:
+    def __init__(
+        self,
+        status: int,
+        body: bytes,
+        *,
+        correlation_id: str,
+        content_type: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._headers = headers or {}
         self._status = status
         self._body = body
         self._correlation_id = correlation_id
@@ -42,15 +55,17 @@ class WrittenAnswer:
             raise ConnectionResetError("the sender has closed the connection")
         body = self._body
         transport.write(
-            b"%b%bX-Correlation-ID: %b\r\nContent-Length: %d\r\n\r\n%b"
+            b"%b%b%bX-Correlation-ID: %b\r\nContent-Length: %d\r\n\r\n%b"
             % (
                 _head(self._status, self._content_type),
                 _date(),
+                "".join([f"{name}: {text}\r\n" for name, text in self._headers.items()]).encode(),
                 self._correlation_id.encode(),
                 len(body),
                 body,
             )
         )
+        await request.writer.drain()  # who takes no answers is not given more of them
 
     async def write_eof(self) -> None:
         """End the answer."""
@@ -65,6 +80,7 @@ class WrittenAnswer:
                 "Content-Type": self._content_type,
                 "X-Correlation-ID": self._correlation_id,
                 "Server": "gateway",
+                **self._headers,
             },
         )
         await self._plain.prepare(request)

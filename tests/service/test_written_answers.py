@@ -19,6 +19,8 @@ TOML = (
     + '[vendors.wordy.webhook.response]\nstatus = 200\nbody = "thank you, \u00e9"\n'
 )
 
+TOML += vendor("slow", "none", 'rate = "1/h"\nburst = 1').replace('secrets = ["env:S"]\n', "")
+
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -99,3 +101,33 @@ async def test_an_answer_without_a_body_announces_none(tmp_path: Path) -> None:
         assert status == b"HTTP/1.1 204 No Content"
         assert "Content-Length" not in headers
         assert (await one_answer(reader))[0] == b"HTTP/1.1 202 Accepted"
+
+
+async def test_a_refusal_says_when_to_come_again_and_keeps_the_connection(tmp_path: Path) -> None:
+    async with connected(tmp_path) as (reader, writer):
+        writer.write(request("slow") * 2 + request("open"))
+        assert (await one_answer(reader))[0] == b"HTTP/1.1 202 Accepted"
+        status, headers, body = await one_answer(reader)
+        assert status == b"HTTP/1.1 429 Too Many Requests"
+        assert 0 < int(headers["Retry-After"]) <= 3600
+        assert (headers["Server"], headers["X-Correlation-ID"]) == ("gateway", "c-1")
+        assert body == b'{"error":"too many requests"}'
+        assert (await one_answer(reader))[0] == b"HTTP/1.1 202 Accepted"
+
+
+async def test_a_refused_head_request_gets_no_body(tmp_path: Path) -> None:
+    async with connected(tmp_path) as (reader, writer):
+        writer.write(b"HEAD /webhooks/open HTTP/1.1\r\nHost: x\r\n\r\n" + request("open"))
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 405 Method Not Allowed\r\n")
+        assert b"Allow: POST\r\n" in head
+        assert (await one_answer(reader))[0] == b"HTTP/1.1 202 Accepted"
+
+
+async def test_a_refusal_before_the_body_has_come_ends_the_connection(tmp_path: Path) -> None:
+    async with connected(tmp_path) as (reader, writer):
+        writer.write(b"POST /webhooks/nobody HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        status, headers, _ = await one_answer(reader)
+        assert status == b"HTTP/1.1 404 Not Found"
+        assert headers["Connection"] == "close"
+        assert await reader.read() == b""
