@@ -193,7 +193,7 @@ async def cancel_some(db: Database, wanted: ManyFilter, *, who: str) -> tuple[in
 
 
 async def _bounds(connection: Any, wanted: ManyFilter) -> tuple[UUID, UUID]:
-    low: UUID = await connection.fetchval(query("upkeep.oldest_unsealed"))
+    low: UUID = await connection.fetchval(query("upkeep.oldest_unsealed"), None)
     if wanted.since is not None:
         low = max(low, first_id(wanted.since))
     return low, first_id(wanted.until) if wanted.until is not None else _BEYOND
