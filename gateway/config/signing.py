@@ -165,7 +165,7 @@ class SchemeKind(Kind):
         if scheme.check and self._check_overrides(scheme, given, place) is BAD:
             return BAD
         for name in sorted(OF_JWT_ALONE & set(given)):
-            if scheme.check != "jwt":
+            if scheme.check != "jwt" and given[name]:  # a preset that is written out has it empty
                 place.at(name).fault("has no effect: only a jwt has it", 'write preset = "jwt"')
                 return BAD
         try:
