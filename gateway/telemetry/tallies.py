@@ -8,7 +8,8 @@ the library's families when somebody asks for them.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Generic, TypeVar
 
@@ -60,8 +61,10 @@ class _Tallies(Collector, Generic[Tally]):
         documentation: str,
         labels: Sequence[str],
         *,
+        make: Callable[[], Tally],
         registry: CollectorRegistry,
     ) -> None:
+        self._make: Callable[[], Tally] = make
         self._name = f"gateway_{name}"
         self._documentation = documentation
         self._labelnames = tuple(labels)
@@ -79,12 +82,14 @@ class _Tallies(Collector, Generic[Tally]):
             tally = self._tallies[values] = self._make()
         return tally
 
-    def _make(self) -> Tally:
-        raise NotImplementedError
-
 
 class Counter(_Tallies[Count]):
     """A counter as :class:`prometheus_client.Counter` shows it."""
+
+    def __init__(
+        self, name: str, documentation: str, labels: Sequence[str], *, registry: CollectorRegistry
+    ) -> None:
+        super().__init__(name, documentation, labels, make=Count, registry=registry)
 
     def inc(self, amount: float = 1.0) -> None:
         """Add to a counter without labels."""
@@ -96,9 +101,6 @@ class Counter(_Tallies[Count]):
         for values, count in self._tallies.items():
             family.add_metric(values, count.value)
         yield family
-
-    def _make(self) -> Count:
-        return Count()
 
 
 class Histogram(_Tallies[Spread]):
@@ -115,7 +117,13 @@ class Histogram(_Tallies[Spread]):
     ) -> None:
         self._bounds = tuple(map(float, buckets))
         self._shown = [*map(floatToGoString, self._bounds), "+Inf"]
-        super().__init__(name, documentation, labels, registry=registry)
+        super().__init__(
+            name,
+            documentation,
+            labels,
+            make=partial(Spread, self._bounds),
+            registry=registry,
+        )
 
     def collect(self) -> Iterable[Metric]:
         """See prometheus_client's Collector."""
@@ -125,6 +133,3 @@ class Histogram(_Tallies[Spread]):
             buckets = list(zip(self._shown, reached, strict=True))
             family.add_metric(values, buckets, spread.total)
         yield family
-
-    def _make(self) -> Spread:
-        return Spread(self._bounds)

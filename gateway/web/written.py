@@ -40,9 +40,8 @@ class WrittenAnswer:
         self._body = body
         self._correlation_id = correlation_id
         self._content_type = content_type
-        self._plain: web.Response | None = (
-            None  # for who wants it otherwise: HTTP/1.0, a close, no body
-        )
+        # For who wants it otherwise: HTTP/1.0, a close, no body.
+        self._plain: web.Response | None = None
         self.keep_alive: bool | None = True
 
     async def prepare(self, request: web.BaseRequest) -> None:
