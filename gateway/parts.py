@@ -36,8 +36,9 @@ from gateway.vendors.fetch import SenderFetcher
 from gateway.vendors.limits import StrictLimiter
 from gateway.vitals import Vitals
 from gateway.web.admin import admin_app
+from gateway.web.doors import open_doors
 from gateway.web.figures import AdminDeps
-from gateway.web.intake import Intake, open_doors
+from gateway.web.intake import Intake
 from gateway.web.server import Listener, admin_listener, public_listener
 from gateway.worker import Worker
 

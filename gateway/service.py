@@ -26,7 +26,8 @@ from gateway.store.database import Database
 from gateway.store.embedded import EmbeddedPostgres
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
-from gateway.web.intake import Intake, open_doors
+from gateway.web.doors import open_doors
+from gateway.web.intake import Intake
 from gateway.web.server import CLOSING_SECONDS, SILENT_SECONDS, Listener, drained
 
 log = get_logger("gateway.service")

@@ -1,4 +1,4 @@
-"""The public door: a webhook is read, verified, identified, committed, and only then answered."""
+"""The intake: a webhook is read, verified, identified, committed, and only then answered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import cast
 import msgspec
 from aiohttp import web
 
-from gateway.config.model import ServerSection, Webhook
+from gateway.config.model import ServerSection
 from gateway.errors import DatabaseUnavailable, SignatureRefused
 from gateway.model import Event
 from gateway.queue.acceptance import AcceptanceDesk, Receipt
@@ -26,22 +26,14 @@ from gateway.texts import storable
 from gateway.traces import well_formed
 from gateway.vendors.fetch import FetchFailed
 from gateway.web.caller import Networks, caller_address
-from gateway.web.handshaking import (
-    Fetch,
-    fetch_nothing,
-    handshakes_of,
-    learn,
-    verifier_of,
-    verify_request,
-)
-from gateway.web.sparing import LineBudget
-from gateway.web.throttle import Places, TokenBucket
+from gateway.web.doors import Door, bucket_of, open_doors
+from gateway.web.handshaking import Fetch, fetch_nothing, learn, verify_request
+from gateway.web.throttle import Places
 from gateway.web.written import WrittenAnswer
 from gateway.webhooks.decompress import decode_received
-from gateway.webhooks.extract import UNDECODED, compile_dedupe, compile_event_type
+from gateway.webhooks.extract import UNDECODED
 from gateway.webhooks.handshakes import Answer, Handshakes
-from gateway.webhooks.scheme import Scheme
-from gateway.webhooks.verify import RequestVerifier, SignedRequest, public_url
+from gateway.webhooks.verify import SignedRequest, public_url
 
 log = get_logger("gateway.intake")
 
@@ -51,31 +43,10 @@ MIN_COMMIT_SECONDS = 0.1  # whatever fetching a sender's keys took
 MAX_HEADERS_BYTES = 64 << 10  # of all headers of one webhook, as they are stored
 RETRY_AFTER_SECONDS = 5
 
-# Proof of identity that is not ours to keep: the signature schemes cover the rest.
-_SECRET_HEADERS = frozenset(
-    {"authorization", "proxy-authorization", "cookie", "x-gitlab-token", "x-api-key"}
-)
 _POSITIONS = tuple(str(number) for number in range(1, 1001))  # of secrets, as people count
 _SANE_CORRELATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}").fullmatch
 
 _encode = msgspec.json.Encoder().encode
-
-
-class Door(msgspec.Struct, frozen=True, kw_only=True):
-    """One vendor's webhook settings, compiled."""
-
-    config: Webhook
-    verifier: RequestVerifier | None
-    handshakes: Handshakes | None
-    methods: frozenset[str]
-    masked: frozenset[str]  # headers that are themselves a secret
-    find_event_type: Callable[[Mapping[str, str], object, bytes], str | None]
-    find_dedupe_key: Callable[[Mapping[str, str], object, bytes], str | None]
-    bucket: TokenBucket | None
-    places: Places
-    allowed: Networks  # empty: everybody
-    lines: LineBudget  # of what anybody can have us log
-    decodes: bool  # whether anything but a route's expression needs the decoded body
 
 
 class Refusal(Exception):  # an answer, not a failure
@@ -94,45 +65,6 @@ class Refusal(Exception):  # an answer, not a failure
         self.result = result
         self.headers = headers or {}
         super().__init__(error)
-
-
-def open_doors(webhooks: Mapping[str, Webhook]) -> dict[str, Door]:
-    """Compile every vendor's webhook settings; ``ValueError`` for a key that cannot be decoded."""
-    doors = {}
-    for name, config in webhooks.items():
-        scheme = config.verify
-        event_type = config.event_type or (scheme.event_type if scheme else "")
-        dedupe = config.dedupe or (scheme.dedupe if scheme else "hash")
-        doors[name] = Door(
-            config=config,
-            verifier=verifier_of(config),
-            handshakes=(handshakes := handshakes_of(config)),
-            methods=frozenset({"POST"}) | (handshakes.methods if handshakes else frozenset()),
-            masked=_SECRET_HEADERS | _token_headers(scheme),
-            find_event_type=compile_event_type(event_type),
-            find_dedupe_key=compile_dedupe(dedupe),
-            bucket=bucket_of(config),
-            places=Places(config.concurrency),
-            allowed=Networks(config.allow_ips),
-            lines=LineBudget(),
-            decodes="body:" in event_type or "body:" in dedupe,
-        )
-    return doors
-
-
-def _token_headers(scheme: Scheme | None) -> frozenset[str]:
-    if scheme is None or (scheme.algorithm != "token" and scheme.check != "jwt"):
-        return frozenset()
-    names = (scheme.header,) if isinstance(scheme.header, str) else scheme.header
-    return frozenset(name.lower() for name in names)
-
-
-def bucket_of(config: Webhook | ServerSection) -> TokenBucket | None:
-    """Return the bucket for a section's ``rate`` and ``burst``; None without a rate."""
-    if config.rate is None:
-        return None
-    per_second = config.rate.count / config.rate.period_seconds
-    return TokenBucket(per_second, config.burst or config.rate.count, now=time.monotonic())
 
 
 class Intake:

@@ -17,7 +17,8 @@ from gateway.store.events import Acceptance
 from gateway.telemetry.metrics import Metrics
 from gateway.vendors.fetch import FetchFailed
 from gateway.web.connections import Timeouts
-from gateway.web.intake import Intake, open_doors
+from gateway.web.doors import open_doors
+from gateway.web.intake import Intake
 from gateway.web.server import public_listener
 from gateway.webhooks.sign import sign
 from gateway.webhooks.verify import Need
