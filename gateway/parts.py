@@ -167,6 +167,7 @@ async def build_parts(
     public = public_listener(
         intake.handle,
         config.server.listen,
+        prompt=intake,
         max_connections=config.server.connections,
         on_refused=metrics.connections_refused_total.inc,
     )

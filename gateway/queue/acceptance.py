@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -63,8 +64,11 @@ class AcceptanceDesk:
         self.run = self._batches.run
         self.finish = self._batches.finish
 
-    async def accept(self, item: Acceptance, *, patience_seconds: float = math.inf) -> Receipt:
-        """Commit one webhook; raises :class:`DatabaseUnavailable` when that is not certain.
+    def submit(
+        self, item: Acceptance, *, patience_seconds: float = math.inf
+    ) -> asyncio.Future[Receipt]:
+        """Have one webhook committed; raises :class:`DatabaseUnavailable`, as the future does,
+        when that is not certain.
 
         The wait is bounded, by *patience_seconds* too: a sender that is told 503 in time tries
         again, one that gives up first may not.
@@ -75,9 +79,7 @@ class AcceptanceDesk:
             raise DatabaseUnavailable(f"{self._max_waiting} webhooks wait to be committed already")
         # After an impatient answer it may still be committed; the next try finds a duplicate.
         in_order = any(job.ordering_key is not None for job in item.jobs)
-        return await self._batches.submit(
-            item, in_order=in_order, patience_seconds=patience_seconds
-        )
+        return self._batches.submit(item, in_order=in_order, patience_seconds=patience_seconds)
 
     async def _flush(self, batch: list[Acceptance]) -> Sequence[Receipt | Exception]:
         leaders, followers = _split(batch)

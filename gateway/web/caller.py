@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -24,6 +25,12 @@ class Networks:
         return any(
             address.version == network.version and address in network for network in self._networks
         )
+
+
+def peer_of(transport: asyncio.BaseTransport | None) -> str | None:
+    """Return the address at the other end of a connection; None for a Unix socket, or none."""
+    peer = transport.get_extra_info("peername") if transport is not None else None
+    return str(peer[0]) if isinstance(peer, (tuple, list)) else None
 
 
 def caller_address(

@@ -1,7 +1,12 @@
-"""Connections of the public listener: how many there may be, and how slow their other ends.
+"""Connections of the public listener: how many there may be, how slow their other ends, and the
+short way of a webhook that is here as a whole.
 
 aiohttp bounds what a request may be; how long a client takes is bounded here and, for bodies, in
 the intake. Whoever is slow loses the connection, and nobody else notices.
+
+aiohttp serves a request by two tasks, a request object and a response object, which cost more than
+all that a webhook needs. A message whose body came with it is therefore offered to the intake at
+once, out of the protocol's own callback; what the intake does not take goes aiohttp's way.
 """
 
 from __future__ import annotations
@@ -9,10 +14,11 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp.http import RawRequestMessage
 
 from gateway.telemetry.logs import get_logger
 
@@ -37,6 +43,16 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     linger_seconds: float = 2.0  # how long the rest of a refused body is read away
 
 
+class Prompt(Protocol):
+    """What takes messages without a task of their own: it never waits before it returns."""
+
+    def takes(self, message: RawRequestMessage, payload: StreamReader) -> bool:
+        """Return whether the message, whose *payload* is here as a whole, is to be taken so."""
+
+    def take(self, message: RawRequestMessage, body: bytes, connection: Connection) -> None:
+        """Take it; :meth:`Connection.answer` is then called once, now or later. Never raises."""
+
+
 class PublicServer(web.Server):
     """Makes the connections and counts them; aiohttp would keep silent ones open for ever."""
 
@@ -44,6 +60,7 @@ class PublicServer(web.Server):
         self,
         handler: Callable[[web.BaseRequest], Any],
         *,
+        prompt: Prompt | None,
         timeouts: Timeouts,
         max_connections: int,
         on_refused: Callable[[], None],
@@ -55,6 +72,7 @@ class PublicServer(web.Server):
             lingering_time=timeouts.linger_seconds,
             **options,
         )
+        self.prompt = prompt
         self.timeouts = timeouts
         self.max_connections = max_connections
         self.open = 0
@@ -74,7 +92,7 @@ class PublicServer(web.Server):
 class Connection(web.RequestHandler):
     """One connection, with a clock for each way in which its other end can stall."""
 
-    __slots__ = ("_refused", "_server", "_silent", "_unread")
+    __slots__ = ("_refused", "_server", "_serving", "_silent", "_unread")
 
     def __init__(self, server: PublicServer, **options: Any) -> None:
         super().__init__(server, **options)
@@ -82,6 +100,7 @@ class Connection(web.RequestHandler):
         self._silent: asyncio.TimerHandle | None = None  # until its first head is here
         self._unread: asyncio.TimerHandle | None = None  # while it does not take its answer
         self._refused = False
+        self._serving = False  # whether _serve is on the stack
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to listen, or say that there are too many already."""
@@ -106,6 +125,77 @@ class Connection(web.RequestHandler):
             self._unread.cancel()
         super().connection_lost(exc)
 
+    # The short way: no task but the one that sleeps ----------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol: what has come is looked at before aiohttp's task is woken."""
+        sleeper, self._waiter = self._waiter, None
+        try:
+            super().data_received(data)
+        finally:
+            self._waiter = sleeper
+        if self._messages and not self._serving:
+            self._serve()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """See aiohttp, which asks for it after each read, and each time parses nothing again."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+    def answer(self, data: bytes) -> None:
+        """Write the whole answer to the message that was taken, if anybody is still there."""
+        if self.transport is not None:
+            self.transport.write(data)
+        if not self._paused:  # who takes no answers is not given more of them
+            self._answered()
+
+    def _serve(self) -> None:
+        """Have the messages taken in their order, until one is not answered at once.
+
+        From one that is not taken on, they are left to aiohttp's task, until it sleeps again.
+        """
+        prompt = self._server.prompt
+        self._serving = True
+        while self._messages and not self._request_in_progress:
+            sleeper = self._waiter
+            if sleeper is None or sleeper.done():
+                break  # aiohttp's task is awake, and goes on until nothing is left
+            message, payload = self._messages[0]
+            if (
+                prompt is None
+                or not isinstance(message, RawRequestMessage)
+                or not _is_whole(message, payload)
+                or not prompt.takes(message, payload)
+            ):
+                sleeper.set_result(None)
+                break
+            self._messages.popleft()
+            if self._parser is not None:  # as it is until the connection is lost
+                self._parser.message_consumed()
+            self.heard()
+            # In aiohttp's own words, so that its shutdown waits for the answer.
+            self._request_in_progress = True
+            self._server.requests_count += 1
+            prompt.take(message, payload.read_nowait(-1), self)
+        self._serving = False
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+
+    def _answered(self) -> None:
+        self._request_in_progress = False
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
+        if self._messages and not self._serving:
+            self._serve()
+
+    def _process_keepalive(self) -> None:
+        if self._request_in_progress:  # what waits for its answer is not idle
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()
+
+    # Clocks -------------------------------------------------------------------------------------
+
     def heard(self) -> None:
         """Note that a whole head has come."""
         if self._silent is not None:
@@ -126,6 +216,8 @@ class Connection(web.RequestHandler):
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
+        if self._request_in_progress and self._waiter is not None:
+            self._answered()  # a message is not taken before the last answer went out
 
     def _turn_away(self, transport: asyncio.Transport) -> None:
         """Answer 503 and close: when the client closes, too, so that it can read the answer."""
@@ -141,6 +233,16 @@ class Connection(web.RequestHandler):
             return
         transport.write_eof()
         self._silent = self._loop.call_later(server.timeouts.linger_seconds, transport.abort)
+
+
+def _is_whole(message: RawRequestMessage, payload: StreamReader) -> bool:
+    """Return whether all of a message is here, and it is not its connection's last."""
+    return (
+        payload.is_eof()
+        and not message.should_close
+        and not message.upgrade
+        and message.version == HttpVersion11
+    )
 
 
 def connections_within_reach(wanted: int) -> int:

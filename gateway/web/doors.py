@@ -38,6 +38,7 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
     allowed: Networks  # empty: everybody
     lines: LineBudget  # of what anybody can have us log
     decodes: bool  # whether anything but a route's expression needs the decoded body
+    prompt: bool  # whether each POST is an event, to be judged without waiting for anything
 
 
 def open_doors(webhooks: Mapping[str, Webhook]) -> dict[str, Door]:
@@ -47,10 +48,11 @@ def open_doors(webhooks: Mapping[str, Webhook]) -> dict[str, Door]:
         scheme = config.verify
         event_type = config.event_type or (scheme.event_type if scheme else "")
         dedupe = config.dedupe or (scheme.dedupe if scheme else "hash")
+        verifier, handshakes = verifier_of(config), handshakes_of(config)
         doors[name] = Door(
             config=config,
-            verifier=verifier_of(config),
-            handshakes=(handshakes := handshakes_of(config)),
+            verifier=verifier,
+            handshakes=handshakes,
             methods=frozenset({"POST"}) | (handshakes.methods if handshakes else frozenset()),
             masked=_SECRET_HEADERS | _token_headers(scheme),
             find_event_type=compile_event_type(event_type),
@@ -60,6 +62,8 @@ def open_doors(webhooks: Mapping[str, Webhook]) -> dict[str, Door]:
             allowed=Networks(config.allow_ips),
             lines=LineBudget(),
             decodes="body:" in event_type or "body:" in dedupe,
+            prompt=not (verifier and verifier.fetches)
+            and not (handshakes and "POST" in handshakes.methods),
         )
     return doors
 

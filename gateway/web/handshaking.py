@@ -66,17 +66,6 @@ def handshakes_of(config: Webhook) -> Handshakes | None:
     )
 
 
-async def verify_request(
-    verifier: RequestVerifier, request: SignedRequest, now: float, fetch: Fetch
-) -> int:
-    """Return the index of the secret that matched, fetching first what that takes.
-
-    Raises SignatureRefused, or FetchFailed where the sender shall try again.
-    """
-    need = verifier.needs(request)
-    return verifier.verify(request, now, b"" if need is None else await fetch(need))
-
-
 async def fetch_nothing(need: Need) -> bytes:
     """Stand in for a fetcher where there is none."""
     raise FetchFailed(f"nothing can be fetched here: {need.key[:200]}")

@@ -1,4 +1,10 @@
-"""The intake: a webhook is read, verified, identified, committed, and only then answered."""
+"""The intake: a webhook is read, verified, identified, committed, and only then answered.
+
+There are two ways in, which differ only in who waits. A webhook that has come as a whole, and that
+can be judged at once, is taken from within its connection's callback (:meth:`Intake.take`) and
+answered from the commit's. For all else, a body that is still coming, a handshake, keys to be
+fetched, there is a coroutine (:meth:`Intake.handle`).
+"""
 
 from __future__ import annotations
 
@@ -8,10 +14,10 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import cast
 
 import msgspec
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.http import RawRequestMessage
 
 from gateway.config.model import ServerSection
 from gateway.errors import DatabaseUnavailable, SignatureRefused
@@ -25,14 +31,24 @@ from gateway.telemetry.metrics import Metrics
 from gateway.texts import storable
 from gateway.traces import well_formed
 from gateway.vendors.fetch import FetchFailed
-from gateway.web.caller import Networks, caller_address
+from gateway.web.answers import (
+    Refusal,
+    Said,
+    failure_said,
+    handshake_said,
+    receipt_said,
+    refusal_said,
+    unavailable,
+    wrong_method,
+)
+from gateway.web.caller import Networks, caller_address, peer_of
+from gateway.web.connections import Connection
 from gateway.web.doors import Door, bucket_of, open_doors
-from gateway.web.handshaking import Fetch, fetch_nothing, learn, verify_request
+from gateway.web.handshaking import Fetch, fetch_nothing, learn
 from gateway.web.throttle import Places
-from gateway.web.written import WrittenAnswer
 from gateway.webhooks.decompress import decode_received
 from gateway.webhooks.extract import UNDECODED
-from gateway.webhooks.handshakes import Answer, Handshakes
+from gateway.webhooks.handshakes import Answer
 from gateway.webhooks.verify import SignedRequest, public_url
 
 log = get_logger("gateway.intake")
@@ -41,30 +57,12 @@ PREFIX = "/webhooks/"
 BODY_SECONDS = 20.0  # for the whole body of one request
 MIN_COMMIT_SECONDS = 0.1  # whatever fetching a sender's keys took
 MAX_HEADERS_BYTES = 64 << 10  # of all headers of one webhook, as they are stored
-RETRY_AFTER_SECONDS = 5
+MAX_QUERY_CHARS = 8192
 
 _POSITIONS = tuple(str(number) for number in range(1, 1001))  # of secrets, as people count
 _SANE_CORRELATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}").fullmatch
 
 _encode = msgspec.json.Encoder().encode
-
-
-class Refusal(Exception):  # an answer, not a failure
-    """Ends a request early with an answer that is no success."""
-
-    def __init__(
-        self,
-        status: int,
-        error: str,
-        *,
-        result: str = "refused",
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        self.status = status
-        self.error = error
-        self.result = result
-        self.headers = headers or {}
-        super().__init__(error)
 
 
 class Intake:
@@ -93,59 +91,230 @@ class Intake:
         self._backlog_full = backlog_full
         self._metrics = metrics
 
+    # At once: nobody waits ------------------------------------------------------------------------
+
+    def takes(self, message: RawRequestMessage, payload: StreamReader) -> bool:
+        """See Prompt: whether it is a webhook for a door that judges without waiting."""
+        door = self._door_at(message.path.partition("?")[0])
+        return (
+            door is not None
+            and door.prompt
+            and message.method == "POST"
+            and "#" not in message.path
+            and payload.total_bytes <= door.config.max_body_bytes
+        )
+
+    def take(self, message: RawRequestMessage, body: bytes, connection: Connection) -> None:
+        """See Prompt: judge the webhook now, and answer it when it is committed."""
+        began = time.perf_counter()
+        headers = message.headers
+        correlation_id = _correlation_id(headers)
+        path, _, query = message.path.partition("?")
+        door = self._door_at(path)
+        try:
+            if door is None:
+                raise Refusal(404, "no such vendor or path")
+            self._admit(door, "POST", headers, connection.transport)
+            signed = _signed_request(door, "POST", message.path, headers, body, query)
+            self._verify(door, signed, now=time.time())
+            event, acceptance = self._identify(door, signed, correlation_id)
+            patience_seconds = door.config.answer_within_seconds
+            committed = self._desk.submit(acceptance, patience_seconds=patience_seconds)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it has an answer
+            connection.answer(self._told(door, error, correlation_id, path).written())
+            return
+        self._enter(door)
+        self.under_way += 1
+
+        def answer(committed: asyncio.Future[Receipt]) -> None:
+            self.under_way -= 1
+            self._leave(door)
+            if committed.cancelled():
+                connection.force_close()
+            elif (error := committed.exception()) is not None:
+                connection.answer(self._told(door, error, correlation_id, path).written())
+            else:
+                receipt = committed.result()
+                self._count(door, receipt, began)
+                connection.answer(receipt_said(door, receipt, event.correlation_id).written())
+
+        committed.add_done_callback(answer)
+
+    # A coroutine of its own -----------------------------------------------------------------------
+
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer any request of the public listener; never raises but when cancelled."""
-        correlation_id = _correlation_id(request)
+        correlation_id = _correlation_id(request.headers)
         self.under_way += 1
         try:
-            return await self.receive_webhook(request, correlation_id)
-        except Refusal as refusal:
-            return self._refuse(request, refusal, correlation_id)
-        except (ConnectionError, web.RequestPayloadError) as error:
-            # The sender went away in the middle of its body; the answer reaches nobody.
-            log.info("sender_vanished", path=request.path[:200], error=str(error))
-            return _json(400, {"error": "the body did not arrive"}, correlation_id)
-        except Exception:
-            log.exception("intake_failed", path=request.path[:200])
-            return _json(500, {"error": "internal error"}, correlation_id)
+            said = await self._receive(request, correlation_id)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it has an answer
+            door = self._door_at(request.path)
+            response = self._told(door, error, correlation_id, request.path).response()
+            if response.status == 413 or not request.content.is_eof():
+                # Nothing more is read from this connection: the body could go on for ever.
+                response.force_close()
+            return response
         finally:
             self.under_way -= 1
+        return said.response()
 
-    async def receive_webhook(
-        self, request: web.BaseRequest, correlation_id: str
-    ) -> web.StreamResponse:
-        """Take one webhook in, if there is room; the answer follows COMMIT."""
-        door = self._door(request)
-        self._check_open(request)
-        self._check_caller(door, request)
-        places, own = self._places, door.places
-        if places.full or own.full:
-            raise _overloaded()
-        places.taken += 1
-        own.taken += 1
+    async def _receive(self, request: web.BaseRequest, correlation_id: str) -> Said:
+        """Take one webhook in, or shake hands, if there is room; the answer follows COMMIT."""
+        door = self._door_at(request.path)
+        if door is None:
+            raise Refusal(404, "no such vendor or path")
+        if request.method not in door.methods:
+            raise wrong_method(door)
+        self._admit(door, request.method, request.headers, request.transport)
+        self._enter(door)
         try:
             return await self._take_in(door, request, correlation_id)
         finally:
-            places.taken -= 1
-            own.taken -= 1
+            self._leave(door)
 
-    async def _take_in(
-        self, door: Door, request: web.BaseRequest, correlation_id: str
-    ) -> web.StreamResponse:
+    async def _take_in(self, door: Door, request: web.BaseRequest, correlation_id: str) -> Said:
         began = time.perf_counter()
-        vendor = door.config.vendor
         body = await _read_body(request, door.config.max_body_bytes)
-        arrived = time.perf_counter()
-        signed = _signed_request(door, request, body)
-        if door.handshakes is not None:
-            answer = await self._handshake(door, door.handshakes, signed)
-            if answer is not None:
-                return await self._shake_hands(door, answer, correlation_id)
-        else:
-            await self._verify(door, signed)
+        arrived, now = time.perf_counter(), time.time()
+        query = request.rel_url.raw_query_string
+        signed = _signed_request(
+            door, request.method, request.path_qs, request.headers, body, query
+        )
+        answer = self._unsigned_answer(door, signed)
+        if answer is None:
+            fetched = await self._fetch_keys(door, signed)
+            index = self._verify(door, signed, now=now, fetched=fetched)
+            answer = self._signed_answer(door, signed, index)
+        if answer is not None:
+            await self._shake_hands(door, answer)
+            return handshake_said(answer, correlation_id)
+        event, acceptance = self._identify(door, signed, correlation_id)
+        patience_seconds = door.config.answer_within_seconds - (time.perf_counter() - arrived)
+        receipt = await self._desk.submit(
+            acceptance, patience_seconds=max(MIN_COMMIT_SECONDS, patience_seconds)
+        )
+        self._count(door, receipt, began)
+        return receipt_said(door, receipt, event.correlation_id)
 
-        headers = request.headers
-        received_at = datetime.now(UTC)
+    def _unsigned_answer(self, door: Door, signed: SignedRequest) -> Answer | None:
+        """Return the answer to a handshake that proves itself, or has nothing to prove."""
+        try:
+            answer = door.handshakes.unsigned_answer(signed) if door.handshakes else None
+        except SignatureRefused as refused:
+            raise self._unshaken(door, refused.reason) from None
+        if answer is None and signed.method != "POST":
+            raise wrong_method(door)
+        return answer
+
+    def _signed_answer(self, door: Door, signed: SignedRequest, index: int) -> Answer | None:
+        """Return the answer to a verified handshake; None for an event."""
+        try:
+            return door.handshakes.signed_answer(signed, index) if door.handshakes else None
+        except SignatureRefused as refused:
+            raise self._unshaken(door, refused.reason) from None
+
+    async def _fetch_keys(self, door: Door, signed: SignedRequest) -> bytes:
+        """Return what only the sender's own servers can tell; for most senders that is nothing."""
+        if door.verifier is None or not door.verifier.fetches:
+            return b""
+        try:
+            need = door.verifier.needs(signed)
+            return b"" if need is None else await self._fetch(need)
+        except SignatureRefused as refused:
+            raise self._unverified(door, refused.reason) from None
+        except FetchFailed as error:
+            log.warning("sender_unreachable", vendor=door.config.vendor, error=str(error))
+            raise unavailable("the sender's keys cannot be fetched at the moment") from None
+
+    async def _shake_hands(self, door: Door, answer: Answer) -> None:
+        """Do what must be done before a handshake is answered."""
+        vendor = door.config.vendor
+        if answer.learnt is not None:
+            await self._learn(door, answer.learnt)
+        if answer.confirm is not None:
+            try:
+                await self._fetch(answer.confirm)
+            except FetchFailed as error:
+                log.warning("sender_unreachable", vendor=vendor, error=str(error))
+                raise unavailable("the subscription cannot be confirmed at the moment") from None
+        log.info("handshake_answered", vendor=vendor, status=answer.status)
+        self._metrics.webhooks_total[vendor, "handshake"].inc()
+
+    async def _learn(self, door: Door, secret: str) -> None:
+        vendor = door.config.vendor
+        try:
+            config = await learn(door.config, secret)
+        except SignatureRefused as refused:
+            raise self._unshaken(door, refused.reason) from None
+        except OSError as error:
+            log.error("handshake_refused", vendor=vendor, reason=str(error))
+            raise unavailable("the handshake's secret cannot be kept") from None
+        if config is None:
+            return
+        fresh = open_doors({vendor: config})[vendor]
+        self.doors[vendor] = msgspec.structs.replace(fresh, bucket=door.bucket, places=door.places)
+        path = config.learn_secret.path if config.learn_secret else ""
+        log.warning("secret_learnt", vendor=vendor, file=str(path))
+
+    # Steps of both --------------------------------------------------------------------------------
+
+    def _door_at(self, path: str) -> Door | None:
+        return self.doors.get(path[len(PREFIX) :]) if path.startswith(PREFIX) else None
+
+    def _admit(
+        self,
+        door: Door,
+        method: str,
+        headers: Mapping[str, str],
+        transport: asyncio.BaseTransport | None,
+    ) -> None:
+        """Let a request in, whose body nobody has looked at; raises :class:`Refusal`."""
+        if self.draining:
+            raise unavailable("shutting down")
+        if method == "POST" and self._backlog_full():  # a GET stores nothing
+            raise unavailable("too many jobs wait already")
+        if door.allowed:
+            address = caller_address(peer_of(transport), headers, self._trusted_proxies)
+            if address is None or address not in door.allowed:
+                self._log_unverified(door, f"caller {address} is not in allow_ips")
+                raise Refusal(403, "not allowed from this address", result="unverified")
+        # A flood on one path is stopped by its own bucket before it takes of everybody's.
+        for bucket in (door.bucket, self._bucket):
+            if bucket is not None and (wait := bucket.take(time.monotonic())) > 0:
+                retry_after = {"Retry-After": str(math.ceil(wait))}
+                raise Refusal(429, "too many requests", result="throttled", headers=retry_after)
+        if self._places.full or door.places.full:
+            raise unavailable("too many requests at once", result="overloaded")
+
+    def _enter(self, door: Door) -> None:
+        self._places.taken += 1
+        door.places.taken += 1
+
+    def _leave(self, door: Door) -> None:
+        self._places.taken -= 1
+        door.places.taken -= 1
+
+    def _verify(
+        self, door: Door, signed: SignedRequest, *, now: float, fetched: bytes = b""
+    ) -> int:
+        """Return which of the vendor's secrets the request was signed with."""
+        vendor = door.config.vendor
+        if door.verifier is None:
+            self._metrics.webhook_secrets_total[vendor, "none"].inc()
+            return 0
+        try:
+            index = door.verifier.verify(signed, now, fetched)
+        except SignatureRefused as refused:
+            raise self._unverified(door, refused.reason) from None
+        self._metrics.webhook_secrets_total[vendor, _POSITIONS[index]].inc()
+        return index
+
+    def _identify(
+        self, door: Door, signed: SignedRequest, correlation_id: str
+    ) -> tuple[Event, Acceptance]:
+        """Return the event that the verified request is, and what is to be committed of it."""
+        headers, body, vendor = signed.headers, signed.body, door.config.vendor
         decoded: object = UNDECODED
         if door.decodes or self.router.reads_body(vendor):
             decoded = decode_received(body, headers)
@@ -158,169 +327,60 @@ class Intake:
             correlation_id=correlation_id or str(event_id),
             traceparent=well_formed(headers.get("traceparent")),
             headers=_kept_headers(headers, door.masked),
-            query=request.rel_url.raw_query_string[:8192],
+            query=signed.query[:MAX_QUERY_CHARS],
             body=body,
-            received_at=received_at,
+            received_at=datetime.now(UTC),
         )
         jobs = self.router.jobs_for(event, decoded)
-        try:
-            receipt = await self._desk.accept(
-                Acceptance(event, jobs, door.config.dedupe_window_seconds),
-                patience_seconds=max(
-                    MIN_COMMIT_SECONDS,
-                    door.config.answer_within_seconds - (time.perf_counter() - arrived),
-                ),
-            )
-        except DatabaseUnavailable as error:
-            log.warning("webhook_postponed", vendor=vendor, error=str(error))
-            raise _unavailable("cannot store webhooks at the moment") from None
+        return event, Acceptance(event, jobs, door.config.dedupe_window_seconds)
+
+    def _count(self, door: Door, receipt: Receipt, began: float) -> None:
+        vendor = door.config.vendor
         self._metrics.webhooks_total[vendor, "duplicate" if receipt.duplicate else "accepted"].inc()
         self._metrics.webhook_seconds[vendor].observe(time.perf_counter() - began)
-        return _receipt(door, receipt, event.correlation_id)
 
-    def _door(self, request: web.BaseRequest) -> Door:
-        path = request.path
-        door = self.doors.get(path[len(PREFIX) :]) if path.startswith(PREFIX) else None
-        if door is None:
-            raise Refusal(404, "no such vendor or path")
-        if request.method not in door.methods:
-            raise _wrong_method(door)
-        return door
+    # What goes wrong ------------------------------------------------------------------------------
 
-    def _check_open(self, request: web.BaseRequest) -> None:
-        if self.draining:
-            raise _unavailable("shutting down")
-        if request.method == "POST" and self._backlog_full():  # a GET stores nothing
-            raise _unavailable("too many jobs wait already")
+    def _told(
+        self, door: Door | None, error: BaseException, correlation_id: str, path: str
+    ) -> Said:
+        """Return what the sender is told of *error*; count it, log what operators should see."""
+        match error:
+            case Refusal():
+                refusal = error
+            case DatabaseUnavailable():
+                vendor = door.config.vendor if door is not None else ""
+                log.warning("webhook_postponed", vendor=vendor, error=str(error))
+                refusal = unavailable("cannot store webhooks at the moment")
+            case ConnectionError() | web.RequestPayloadError():
+                # The sender went away in the middle of its body; the answer reaches nobody.
+                log.info("sender_vanished", path=path[:200], error=str(error))
+                return failure_said(400, "the body did not arrive", correlation_id)
+            case _:
+                log.error("intake_failed", path=path[:200], exc_info=error)
+                return failure_said(500, "internal error", correlation_id)
+        self._metrics.webhooks_total[path.removeprefix(PREFIX), refusal.result].inc()
+        return refusal_said(door, refusal, correlation_id)
 
-    def _check_caller(self, door: Door, request: web.BaseRequest) -> None:
-        if door.allowed:
-            address = caller_address(request.remote, request.headers, self._trusted_proxies)
-            if address is None or address not in door.allowed:
-                if (more := door.lines.turn()) is not None:
-                    reason = f"caller {address} is not in allow_ips"
-                    vendor = door.config.vendor
-                    log.warning("webhook_unverified", vendor=vendor, reason=reason, **more)
-                raise Refusal(403, "not allowed from this address", result="unverified")
-        # A flood on one path is stopped by its own bucket before it takes of everybody's.
-        for bucket in (door.bucket, self._bucket):
-            if bucket is not None and (wait := bucket.take(time.monotonic())) > 0:
-                retry_after = {"Retry-After": str(math.ceil(wait))}
-                raise Refusal(429, "too many requests", result="throttled", headers=retry_after)
+    def _unverified(self, door: Door, reason: str) -> Refusal:
+        self._log_unverified(door, reason)
+        return Refusal(401, "not verified", result="unverified")
 
-    async def _handshake(
-        self, door: Door, handshakes: Handshakes, signed: SignedRequest
-    ) -> Answer | None:
-        """Return the answer to a handshake; None for an event, which is verified then."""
-        try:
-            answer = handshakes.unsigned_answer(signed)
-            if answer is None and signed.method != "POST":
-                raise _wrong_method(door)
-            if answer is None:
-                answer = handshakes.signed_answer(signed, await self._verify(door, signed))
-        except SignatureRefused as refused:
-            if (more := door.lines.turn()) is not None:
-                vendor = door.config.vendor
-                log.warning("handshake_refused", vendor=vendor, reason=refused.reason, **more)
-            raise Refusal(403, "handshake refused", result="unverified") from None
-        return answer
+    def _log_unverified(self, door: Door, reason: str) -> None:
+        if (more := door.lines.turn()) is not None:
+            log.warning("webhook_unverified", vendor=door.config.vendor, reason=reason, **more)
 
-    async def _shake_hands(
-        self, door: Door, answer: Answer, correlation_id: str
-    ) -> web.StreamResponse:
-        vendor = door.config.vendor
-        if answer.learnt is not None:
-            await self._learn(door, answer.learnt)
-        if answer.confirm is not None:
-            try:
-                await self._fetch(answer.confirm)
-            except FetchFailed as error:
-                log.warning("sender_unreachable", vendor=vendor, error=str(error))
-                raise _unavailable("the subscription cannot be confirmed at the moment") from None
-        log.info("handshake_answered", vendor=vendor, status=answer.status)
-        self._metrics.webhooks_total[vendor, "handshake"].inc()
-        content_type = answer.headers.get("Content-Type", "text/plain; charset=utf-8")
-        more = {name: value for name, value in answer.headers.items() if name != "Content-Type"}
-        return _answer(
-            answer.status,
-            answer.body,
-            correlation_id or str(new_id()),
-            content_type,
-            more,
-        )
-
-    async def _learn(self, door: Door, secret: str) -> None:
-        vendor = door.config.vendor
-        try:
-            config = await learn(door.config, secret)
-        except SignatureRefused as refused:
-            if (more := door.lines.turn()) is not None:
-                log.warning("handshake_refused", vendor=vendor, reason=refused.reason, **more)
-            raise Refusal(403, "handshake refused", result="unverified") from None
-        except OSError as error:
-            log.error("handshake_refused", vendor=vendor, reason=str(error))
-            raise _unavailable("the handshake's secret cannot be kept") from None
-        if config is None:
-            return
-        fresh = open_doors({vendor: config})[vendor]
-        self.doors[vendor] = msgspec.structs.replace(fresh, bucket=door.bucket, places=door.places)
-        path = config.learn_secret.path if config.learn_secret else ""
-        log.warning("secret_learnt", vendor=vendor, file=str(path))
-
-    async def _verify(self, door: Door, signed: SignedRequest) -> int:
-        """Return which of the vendor's secrets the request was signed with."""
-        vendor = door.config.vendor
-        verifier = door.verifier
-        if verifier is None:
-            self._metrics.webhook_secrets_total[vendor, "none"].inc()
-            return 0
-        try:
-            if verifier.fetches:
-                index = await verify_request(verifier, signed, time.time(), self._fetch)
-            else:
-                index = verifier.verify(signed, time.time())
-        except SignatureRefused as refused:
-            if (more := door.lines.turn()) is not None:
-                log.warning("webhook_unverified", vendor=vendor, reason=refused.reason, **more)
-            raise Refusal(401, "not verified", result="unverified") from None
-        except FetchFailed as error:
-            log.warning("sender_unreachable", vendor=vendor, error=str(error))
-            raise _unavailable("the sender's keys cannot be fetched at the moment") from None
-        self._metrics.webhook_secrets_total[vendor, _POSITIONS[index]].inc()
-        return index
-
-    def _refuse(
-        self, request: web.BaseRequest, refusal: Refusal, correlation_id: str
-    ) -> web.StreamResponse:
-        vendor = request.path.removeprefix(PREFIX)
-        self._metrics.webhooks_total[vendor, refusal.result].inc()
-        door = self.doors.get(vendor)
-        terse = door is not None and _is_terse(door)
-        body = b"" if terse else _encode({"error": refusal.error})
-        content_type = "text/plain" if terse else "application/json"
-        correlation_id = correlation_id or str(new_id())
-        closes = refusal.status == 413 or not request.content.is_eof()
-        if request.method == "POST" and not closes:  # what a flood gets
-            written = WrittenAnswer(
-                refusal.status,
-                body,
-                correlation_id=correlation_id,
-                content_type=content_type,
-                headers=refusal.headers,
-            )
-            return cast(web.StreamResponse, written)
-        response = _answer(refusal.status, body, correlation_id, content_type, refusal.headers)
-        if closes:
-            # Nothing more is read from this connection: the body could go on for ever.
-            response.force_close()
-        return response
+    def _unshaken(self, door: Door, reason: str) -> Refusal:
+        if (more := door.lines.turn()) is not None:
+            log.warning("handshake_refused", vendor=door.config.vendor, reason=reason, **more)
+        return Refusal(403, "handshake refused", result="unverified")
 
 
 async def _read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
     """Return the raw body, at most *max_bytes* of it, within BODY_SECONDS."""
     content = request.content
     if content.is_eof() and content.total_bytes <= max_bytes:
-        return content.read_nowait(-1)  # it came with the headers: the common case
+        return content.read_nowait(-1)  # it came with the headers
     too_large = Refusal(413, f"the body is larger than {max_bytes} bytes", result="too_large")
     if (request.content_length or 0) > max_bytes:
         raise too_large
@@ -341,19 +401,17 @@ async def _read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def _signed_request(door: Door, request: web.BaseRequest, body: bytes) -> SignedRequest:
+def _signed_request(
+    door: Door, method: str, target: str, headers: Mapping[str, str], body: bytes, query: str
+) -> SignedRequest:
     """Return what a signature may cover; the URL is the public one where it is configured."""
-    url = request.path_qs
-    if door.config.url:
-        url = public_url(door.config.url, url)
-    return SignedRequest(
-        request.method, url, request.headers, body, request.rel_url.raw_query_string
-    )
+    url = public_url(door.config.url, target) if door.config.url else target
+    return SignedRequest(method, url, headers, body, query)
 
 
-def _correlation_id(request: web.BaseRequest) -> str:
+def _correlation_id(headers: Mapping[str, str]) -> str:
     """Return the caller's correlation id if it is a sane one, else nothing."""
-    given = request.headers.get("x-correlation-id")
+    given = headers.get("x-correlation-id")
     return given if given is not None and _SANE_CORRELATION_ID(given) else ""
 
 
@@ -376,68 +434,3 @@ def _kept_headers(headers: Mapping[str, str], masked: frozenset[str]) -> dict[st
     if len(encoded) > MAX_HEADERS_BYTES:
         raise Refusal(431, f"the headers are larger than {MAX_HEADERS_BYTES} bytes")
     return kept if plain else {storable(n): storable(v) for n, v in kept.items()}
-
-
-def _receipt(door: Door, receipt: Receipt, correlation_id: str) -> web.StreamResponse:
-    override = door.config.response
-    status = 200 if receipt.duplicate else 202
-    if override.status != 202:
-        status = override.status
-    content_type = "application/json"
-    if override.body is not None:
-        body, content_type = override.body.encode(), "text/plain; charset=utf-8"
-    elif _is_terse(door):
-        body, content_type = b"", "text/plain"
-        status = status if override.status != 202 else 200
-    else:
-        body = b'{"event_id": "%s", "jobs": %d, "duplicate": %s}' % (
-            str(receipt.event_id).encode(),
-            receipt.jobs,
-            b"true" if receipt.duplicate else b"false",
-        )
-    written = WrittenAnswer(status, body, correlation_id=correlation_id, content_type=content_type)
-    return cast(web.StreamResponse, written)
-
-
-def _is_terse(door: Door) -> bool:
-    """Whether the sender wants a status and no word more."""
-    return door.config.verify is not None and door.config.verify.empty_answers
-
-
-def _wrong_method(door: Door) -> Refusal:
-    allowed = ", ".join(sorted(door.methods))
-    return Refusal(405, f"only {allowed} is answered here", headers={"Allow": allowed})
-
-
-def _unavailable(error: str) -> Refusal:
-    return Refusal(
-        503, error, result="unavailable", headers={"Retry-After": str(RETRY_AFTER_SECONDS)}
-    )
-
-
-def _overloaded() -> Refusal:
-    retry_after = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    return Refusal(503, "too many requests at once", result="overloaded", headers=retry_after)
-
-
-def _json(status: int, body: object, correlation_id: str) -> web.Response:
-    return _answer(status, _encode(body), correlation_id or str(new_id()), "application/json")
-
-
-def _answer(
-    status: int,
-    body: bytes,
-    correlation_id: str,
-    content_type: str,
-    headers: Mapping[str, str] | None = None,
-) -> web.Response:
-    return web.Response(
-        status=status,
-        body=body,
-        headers={
-            "Content-Type": content_type,
-            "X-Correlation-ID": correlation_id,
-            "Server": "gateway",
-            **(headers or {}),
-        },
-    )

@@ -13,7 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from gateway.config.model import Address
 from gateway.errors import GatewayError
 from gateway.telemetry.logs import get_logger
-from gateway.web.connections import PublicServer, Timeouts, connections_within_reach
+from gateway.web.connections import Prompt, PublicServer, Timeouts, connections_within_reach
 
 log = get_logger("gateway.server")
 
@@ -88,17 +88,20 @@ def public_listener(
     handler: Handler,
     address: Address,
     *,
+    prompt: Prompt | None = None,
     max_connections: int = 1000,
     on_refused: Callable[[], None] = lambda: None,
     timeouts: Timeouts = Timeouts(),  # noqa: B008  # it is frozen
 ) -> Listener:
     """Return the listener for webhooks: no routing, no middleware, raw bodies.
 
-    *on_refused* is called for each connection beyond *max_connections*, which hears 503.
+    *handler* answers whatever *prompt* does not take. *on_refused* is called for each connection
+    beyond *max_connections*, which hears 503.
     """
     _require_fast_parser()
     server = PublicServer(
         handler,
+        prompt=prompt,
         timeouts=timeouts,
         max_connections=connections_within_reach(max_connections),
         on_refused=on_refused,

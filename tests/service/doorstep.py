@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import aiohttp
+from aiohttp import web
 
 from gateway.config import loader
 from gateway.config.model import Address, Config
@@ -19,7 +20,7 @@ from gateway.vendors.fetch import FetchFailed
 from gateway.web.connections import Timeouts
 from gateway.web.doors import open_doors
 from gateway.web.intake import Intake
-from gateway.web.server import public_listener
+from gateway.web.server import Listener, public_listener
 from gateway.webhooks.sign import sign
 from gateway.webhooks.verify import Need
 
@@ -36,9 +37,12 @@ class Desk:
         self.gate = asyncio.Event()  # closed, the database takes its time
         self.gate.set()
 
-    async def accept(self, item: Acceptance, *, patience_seconds: float) -> Receipt:
+    def submit(self, item: Acceptance, *, patience_seconds: float) -> "asyncio.Future[Receipt]":
         self.stored.append(item)
         self.patience.append(patience_seconds)
+        return asyncio.ensure_future(self._committed(item))
+
+    async def _committed(self, item: Acceptance) -> Receipt:
         await self.gate.wait()
         return Receipt(item.event.id, len(item.jobs), False)
 
@@ -67,6 +71,9 @@ class Place:
         self.desk = Desk()
         self.fetcher = Fetcher()
         self.metrics = Metrics(version="0", vendors=config.vendors)
+        self.handled = 0  # requests that had a coroutine of their own
+        self.intake: Intake
+        self.listener: Listener
 
     async def call(
         self,
@@ -118,7 +125,7 @@ async def serving(
     webhooks = {name: v.webhook for name, v in config.vendors.items() if v.webhook}
     async with aiohttp.ClientSession() as session:
         place = Place(config, "", session)
-        intake = Intake(
+        intake = place.intake = Intake(
             open_doors(webhooks),
             router=Router((), {}),
             desk=place.desk,  # type: ignore[arg-type]
@@ -127,8 +134,16 @@ async def serving(
             server=config.server,
             fetch=place.fetcher.fetch,
         )
-        listener = public_listener(
-            intake.handle, Address("127.0.0.1", 0), timeouts=timeouts or Timeouts()
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            place.handled += 1
+            return await intake.handle(request)
+
+        listener = place.listener = public_listener(
+            handle,
+            Address("127.0.0.1", 0),
+            prompt=intake,
+            timeouts=timeouts or Timeouts(),
         )
         await listener.start()
         place.base = f"http://127.0.0.1:{listener.port}"

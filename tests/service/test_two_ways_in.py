@@ -1,0 +1,207 @@
+"""A webhook that comes in one piece goes a shorter way than one that does not; nobody can tell."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from doorstep import Place, serving, vendor
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.web.connections import Timeouts
+
+BOUND_SECONDS = 10.0
+BODY = b'{"type": "x", "id": "e-1"}'
+
+
+def unsigned(name: str, more: str = "") -> str:
+    return vendor(name, "none", more).replace('secrets = ["env:S"]\n', "")
+
+
+TOML = (
+    unsigned("open")
+    + unsigned("small", 'max_body = "20B"')
+    + unsigned("far", 'allow_ips = ["192.0.2.1"]')
+    + unsigned("near", 'allow_ips = ["127.0.0.1"]')
+    + unsigned("terse")
+    + '[vendors.terse.webhook.response]\nstatus = 204\nbody = ""\n'
+    + unsigned("wordy")
+    + '[vendors.wordy.webhook.response]\nstatus = 200\nbody = "thank you, \u00e9"\n'
+    + vendor("signed", "github")
+    + vendor("silent", "xero")
+    + vendor("shaking", "slack")
+)
+
+PATHS = [
+    *("open", "small", "far", "near", "terse", "wordy", "signed", "silent", "shaking", "nobody"),
+    *("open?a=1&b=%20", "%6fpen", "open/", "open#part"),
+]
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@asynccontextmanager
+async def connected(place: Place) -> AsyncIterator[Streams]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(place.base.rpartition(":")[2]))
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+def request(path: str, *, method: str = "POST", more: str = "", body: bytes = BODY) -> bytes:
+    return (
+        f"{method} /webhooks/{path} HTTP/1.1\r\nHost: x\r\nX-Correlation-ID: c-1\r\n"
+        f"Content-Length: {len(body)}\r\n{more}\r\n"
+    ).encode() + body
+
+
+async def answers(reader: asyncio.StreamReader, count: int) -> list[tuple[bytes, bytes]]:
+    """Return that many answers as (head, body), without what differs from one to the next."""
+    found = []
+    async with asyncio.timeout(BOUND_SECONDS):
+        for _ in range(count):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"Content-Length: (\d+)", head)
+            body = await reader.readexactly(int(length[1]) if length else 0)
+            lines = sorted(line for line in head.split(b"\r\n") if not line.startswith(b"Date:"))
+            found.append((b"\n".join(lines), re.sub(rb'"[0-9a-f-]{36}"', b'"ID"', body)))
+    return found
+
+
+async def in_pieces(streams: Streams, raw: bytes, *, place: Place) -> list[tuple[bytes, bytes]]:
+    """Send head and body so that no callback ever sees them together."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    streams[1].write(head + b"\r\n\r\n" + body[:1])
+    await until(lambda: place.intake.under_way == 1)
+    streams[1].write(body[1:])
+    return await answers(streams[0], 1)
+
+
+@pytest.mark.parametrize("path", ["open", "near", "terse", "wordy", "signed", "silent", "shaking"])
+async def test_both_ways_say_the_same(tmp_path: Path, path: str) -> None:
+    async with serving(tmp_path, TOML) as place:
+        async with connected(place) as streams:
+            streams[1].write(request(path))
+            whole = await answers(streams[0], 1)
+        async with connected(place) as streams:
+            assert await in_pieces(streams, request(path), place=place) == whole
+
+
+async def test_only_what_is_whole_and_needs_no_waiting_goes_the_short_way(tmp_path: Path) -> None:
+    async with serving(tmp_path, TOML) as place, connected(place) as streams:
+        for path, counted in [("open", 0), ("signed", 0), ("shaking", 1), ("nobody", 1)]:
+            before = place.handled
+            streams[1].write(request(path))
+            await answers(streams[0], 1)
+            assert place.handled - before == counted, path
+        await in_pieces(streams, request("open"), place=place)
+        assert place.handled - before == 2
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    paths=st.lists(st.sampled_from(PATHS), min_size=1, max_size=40),
+    cuts=st.lists(st.integers(0, 6000), max_size=5),
+)
+async def test_however_requests_are_cut_and_piled_up_each_gets_its_answer_in_its_turn(
+    tmp_path: Path, paths: Sequence[str], cuts: Sequence[int]
+) -> None:
+    async with serving(tmp_path, TOML) as place:
+        alone = {}
+        for path in set(paths):
+            async with connected(place) as streams:
+                streams[1].write(request(path))
+                alone[path] = (await answers(streams[0], 1))[0]
+        # A refused body that is too large ends its connection, and what comes after it.
+        expected = [alone[path] for path in paths]
+        ends = next((at + 1 for at, one in enumerate(expected) if b"close" in one[0]), len(paths))
+        raw = b"".join(request(path) for path in paths)
+        async with connected(place) as streams:
+            places = [0, *sorted(cut for cut in cuts if cut < len(raw)), len(raw)]
+            for start, end in pairwise(places):
+                streams[1].write(raw[start:end])
+                await asyncio.sleep(0)
+            assert await answers(streams[0], ends) == expected[:ends]
+        assert place.intake.under_way == 0
+
+
+async def test_a_webhook_that_waits_for_its_commit_holds_up_the_close(tmp_path: Path) -> None:
+    async with serving(tmp_path, TOML) as place, connected(place) as streams:
+        place.desk.gate.clear()
+        streams[1].write(request("open") * 2)
+        await until(lambda: len(place.desk.stored) == 1)
+        assert place.intake.under_way == 1, "the second waits for the first one's answer"
+        await place.listener.stop_accepting()
+        closing = asyncio.create_task(place.listener.close())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        place.desk.gate.set()
+        await closing
+        assert b"202 Accepted" in (await answers(streams[0], 1))[0][0]
+        assert await streams[0].read() == b"", "the second is the sender's to send again"
+        assert len(place.desk.stored) == 1
+        assert place.intake.under_way == 0
+
+
+async def test_a_sender_that_leaves_before_its_answer_leaves_its_place(tmp_path: Path) -> None:
+    async with serving(tmp_path, TOML) as place:
+        place.desk.gate.clear()
+        async with connected(place) as streams:
+            streams[1].write(request("open") * 3)
+            await until(lambda: len(place.desk.stored) == 1)
+        await until(lambda: place.listener.connections == 0)
+        assert place.intake.under_way == 1
+        place.desk.gate.set()
+        await until(lambda: place.intake.under_way == 0)
+        assert place.intake.doors["open"].places.taken == 0
+        async with connected(place) as streams:
+            streams[1].write(request("open"))
+            assert len(await answers(streams[0], 1)) == 1
+
+
+async def test_the_idle_clock_does_not_run_while_a_webhook_waits(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path, TOML, timeouts=Timeouts(idle_seconds=0.05)) as place,
+        connected(place) as streams,
+    ):
+        place.desk.gate.clear()
+        streams[1].write(request("open"))
+        await until(lambda: len(place.desk.stored) == 1)
+        # Five times as long, by the clock that would cut it off.
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        await until(lambda: clock() - began > 0.25)
+        assert place.listener.connections == 1
+        place.desk.gate.set()
+        assert len(await answers(streams[0], 1)) == 1
+        async with asyncio.timeout(BOUND_SECONDS):
+            assert await streams[0].read() == b"", "and then it is idle"
+
+
+async def test_what_goes_wrong_inside_is_told_and_the_connection_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path, TOML) as place, connected(place) as streams:
+        with monkeypatch.context() as broken:
+            broken.setattr(place.desk, "submit", lambda *_, **__: 1 / 0)
+            streams[1].write(request("open"))
+            (head, body), *_ = await answers(streams[0], 1)
+        assert b"HTTP/1.1 500 Internal Server Error" in head
+        assert body == b'{"error":"internal error"}'
+        streams[1].write(request("open"))
+        assert b"202 Accepted" in (await answers(streams[0], 1))[0][0]
+        assert place.intake.under_way == 0
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(BOUND_SECONDS):
+        while not holds():  # noqa: ASYNC110  # a turn of the loop is all it takes
+            await asyncio.sleep(0)
