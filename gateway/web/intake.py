@@ -318,6 +318,7 @@ class Intake:
         decoded: object = UNDECODED
         if door.decodes or self.router.reads_body(vendor):
             decoded = decode_received(body, headers)
+        kept, headers_json = _kept_headers(headers, door.masked)
         event_id = new_id()
         event = Event(
             id=event_id,
@@ -326,13 +327,13 @@ class Intake:
             dedupe_key=door.find_dedupe_key(headers, decoded, body),
             correlation_id=correlation_id or str(event_id),
             traceparent=well_formed(headers.get("traceparent")),
-            headers=_kept_headers(headers, door.masked),
+            headers=kept,
             query=signed.query[:MAX_QUERY_CHARS],
             body=body,
             received_at=datetime.now(UTC),
         )
         jobs = self.router.jobs_for(event, decoded)
-        return event, Acceptance(event, jobs, door.config.dedupe_window_seconds)
+        return event, Acceptance(event, headers_json, jobs, door.config.dedupe_window_seconds)
 
     def _count(self, door: Door, receipt: Receipt, began: float) -> None:
         vendor = door.config.vendor
@@ -415,8 +416,10 @@ def _correlation_id(headers: Mapping[str, str]) -> str:
     return given if given is not None and _SANE_CORRELATION_ID(given) else ""
 
 
-def _kept_headers(headers: Mapping[str, str], masked: frozenset[str]) -> dict[str, str]:
-    """Return the headers with names in lower case, repeated ones joined, secrets masked."""
+def _kept_headers(headers: Mapping[str, str], masked: frozenset[str]) -> tuple[dict[str, str], str]:
+    """Return the headers with names in lower case, repeated ones joined, secrets masked; as a
+    dict and as JSON that PostgreSQL can hold.
+    """
     kept = {name.lower(): value for name, value in headers.items()}
     if len(kept) < len(headers):
         kept = {}
@@ -427,10 +430,12 @@ def _kept_headers(headers: Mapping[str, str], masked: frozenset[str]) -> dict[st
         kept[name] = "***"
     try:
         encoded = _encode(kept)
-        plain = b"\\u0000" not in encoded
+        storable_as_it_is = b"\\u0000" not in encoded
     except UnicodeEncodeError:  # bytes that are no UTF-8 arrive as lone surrogates
-        kept = {storable(n): storable(v) for n, v in kept.items()}
-        encoded, plain = _encode(kept), True
+        storable_as_it_is = False
+    if not storable_as_it_is:
+        kept = {storable(name): storable(value) for name, value in kept.items()}
+        encoded = _encode(kept)
     if len(encoded) > MAX_HEADERS_BYTES:
         raise Refusal(431, f"the headers are larger than {MAX_HEADERS_BYTES} bytes")
-    return kept if plain else {storable(n): storable(v) for n, v in kept.items()}
+    return kept, encoded.decode()

@@ -51,7 +51,7 @@ def webhook(
     key: str | None = None, *, jobs: int = 1, window: float = 60.0, state: str = "available"
 ) -> Acceptance:
     event = new_event(key=key)
-    return Acceptance(event, [new_job(event, state=state) for _ in range(jobs)], window)
+    return Acceptance(event, "{}", [new_job(event, state=state) for _ in range(jobs)], window)
 
 
 async def put_job(

@@ -244,7 +244,7 @@ async def test_a_delay_makes_a_job_scheduled_from_the_commit_on(
     event = new_event()
     soon = new_job(event, state="scheduled", delay_seconds=60.0)
     never = new_job(event, state="scheduled", delay_seconds=float("inf"))
-    await events.accept(db, [Acceptance(event, [soon, never], 1.0)], node=NODE)
+    await events.accept(db, [Acceptance(event, "{}", [soon, never], 1.0)], node=NODE)
     due = await connection.fetchval(
         "SELECT due_at - now() FROM gateway.jobs WHERE id = $1", soon.id
     )

@@ -40,7 +40,7 @@ def acceptance(*keys: str | None, state: str = "available", holds: bool = False)
         body=b"{}",
         received_at=datetime.now(UTC),
     )
-    return Acceptance(event, [new_job(event_id, key, state, holds) for key in keys], 60.0)
+    return Acceptance(event, "{}", [new_job(event_id, key, state, holds) for key in keys], 60.0)
 
 
 def new_job(event_id: UUID, key: str | None, state: str, holds: bool) -> NewJob:

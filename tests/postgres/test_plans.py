@@ -107,9 +107,9 @@ async def statements(connection: Any) -> dict[str, list[Any]]:
     return {
         "events.accept": [
             *(["shop"], [60.0], events, [1] * size, ["t"] * size, [str(id_) for id_ in events]),
-            *([None] * size, [None] * size, ["{}"] * size, [""] * size, [b"{}"] * size),
-            *([now.timestamp()] * size, ["orders"], ["lane0"], ["call"], [5], [0.0], [3], [False]),
-            *(jobs, list(range(1, size + 1)), [1] * size, [True] * size, [None] * size, NODE),
+            *(None, None, ["{}"] * size, None, [b"{}"] * size, [now.timestamp()] * size),
+            *(["orders"], ["lane0"], ["call"], [5], [0.0], [3], [False], [True]),
+            *(jobs, list(range(1, size + 1)), [1] * size, None, NODE),
         ],
         "jobs.claim": [lanes, [7, 50, 400, 10], [1, 8, 58, 2], NODE, floor],
         "events.of_jobs": [ours, 32768],

@@ -347,7 +347,7 @@ async def test_a_held_key_is_listed_and_released(db: Database, connection: Any) 
 
 async def test_a_rerouted_event_gets_new_jobs(db: Database, connection: Any) -> None:
     event = new_event()
-    await accept(db, [Acceptance(event, [], 60.0)], node=NODE)
+    await accept(db, [Acceptance(event, "{}", [], 60.0)], node=NODE)
     made = [new_job(event), new_job(event, route="late", delay_seconds=60.0)]
     found = await steering.reroute(db, event, made, who=WHO)
     assert [(job.route, job.state) for job in found] == [

@@ -78,7 +78,7 @@ def webhook(route: str) -> Acceptance:
         kind="call",
         correlation_id="c",
     )
-    return Acceptance(event, [job], 60.0)
+    return Acceptance(event, "{}", [job], 60.0)
 
 
 async def test_new_jobs_of_a_paused_route_neither_enter_a_lane_nor_close_it_to_others() -> None:

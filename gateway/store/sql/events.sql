@@ -8,10 +8,11 @@
 -- A job is handed off (inserted as running, held by this node) only while the node is known to
 -- live: the key-share lock makes a rescuer's DELETE wait for us, and us see it. One row of nulls
 -- says that we are taken for dead and that the jobs went to the backlog instead.
--- What the items of a batch share is sent once: $1-$2 the vendors, $13-$19 the kinds of jobs, to
--- which the events ($3-$12) and the jobs ($20-$24) refer by position. Positions are looked up by
+-- What the items of a batch share is sent once: $1-$2 the vendors, $13-$20 the kinds of jobs, to
+-- which the events ($3-$12) and the jobs ($21-$24) refer by position. Positions are looked up by
 -- subscript and not joined: of a join the planner expects one row, and then chooses nested loops
--- for everything that is built on it, whose cost grows with the square of the batch.
+-- for everything that is built on it, whose cost grows with the square of the batch. An array is
+-- null where it would hold nothing but nulls; no query is the empty one.
 WITH me AS (
     SELECT node FROM gateway.nodes WHERE node = $25 FOR KEY SHARE
 ), incoming AS MATERIALIZED (
@@ -40,7 +41,7 @@ WITH me AS (
     INSERT INTO gateway.events (id, vendor, event_type, dedupe_key, correlation_id, traceparent,
                                 headers, query, body, received_at)
     SELECT id, vendor, event_type, dedupe_key, coalesce(correlation_id, id::text), traceparent,
-           headers::jsonb, query, body, to_timestamp(received_at)
+           headers::jsonb, coalesce(query, ''), body, to_timestamp(received_at)
     FROM incoming
     WHERE id NOT IN (SELECT id FROM duplicate)
 ), queued AS (
@@ -57,9 +58,10 @@ WITH me AS (
            coalesce(($7::text[])[j.event_no], j.event_id::text)
     FROM (
         SELECT j.*, ($3::uuid[])[j.event_no] AS event_id, ($13::text[])[j.kind_no] AS route,
-               ($17::float8[])[j.kind_no] AS delay_seconds
-        FROM unnest($20::uuid[], $21::int[], $22::int[], $23::boolean[], $24::text[])
-            AS j (id, event_no, kind_no, handed_off, ordering_key)
+               ($17::float8[])[j.kind_no] AS delay_seconds,
+               ($20::boolean[])[j.kind_no] AS handed_off
+        FROM unnest($21::uuid[], $22::int[], $23::int[], $24::text[])
+            AS j (id, event_no, kind_no, ordering_key)
     ) j LEFT JOIN me ON true
     WHERE j.event_id NOT IN (SELECT id FROM duplicate)
     -- Each job with a key locks its line: in one order, so that two nodes cannot deadlock.
