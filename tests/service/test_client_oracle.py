@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+import uvloop
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
@@ -228,7 +229,7 @@ async def both_ways(
 
 
 def in_one_loop(test: Callable[[asyncio.Runner, ScriptedVendor], None]) -> None:
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the gateway does
         serving = scripted_vendor()
         vendor = runner.run(serving.__aenter__())
         try:
