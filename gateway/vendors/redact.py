@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -168,9 +169,14 @@ def _kept(headers: Mapping[str, str], also: frozenset[str]) -> dict[str, str]:
     kept = {}
     for name, value in headers.items():
         name = name.lower()
-        if name in _KEPT or name in also or _KEPT_PART.search(name):
+        if name in also or _is_harmless(name):
             kept[_plain(name)] = _plain(_url(value) if name == "location" else value)
     return kept
+
+
+@lru_cache(maxsize=256)  # a vendor sends the same few names again and again
+def _is_harmless(name: str) -> bool:
+    return name in _KEPT or _KEPT_PART.search(name) is not None
 
 
 def _url(url: str) -> str:

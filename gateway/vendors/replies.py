@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-
-import aiohttp
+from typing import TYPE_CHECKING
 
 from gateway.config.model import QuotaHeaders
 from gateway.vendors.calls import Reply
 from gateway.vendors.classify import retry_after_seconds
 from gateway.vendors.quota import STANDARD, quota_of
 
+if TYPE_CHECKING:
+    from aiohttp import StreamReader
+    from aiohttp.http import RawResponseMessage
+
 _DRAIN_BYTES = 1 << 20  # read, so that the connection can be used again; beyond it is closed
 _MAX_HEADERS = 64
 _MAX_HEADER_CHARS = 2048
 
 
-async def read_reply(
-    response: aiohttp.ClientResponse,
+def reply_of(
+    head: RawResponseMessage,
+    body: bytes,
     *,
-    limit: int,
-    started: float,
+    body_complete: bool,
+    duration_seconds: float,
     now: Callable[[], float],
     quota: QuotaHeaders | None = None,
 ) -> Reply:
-    """Return the answer with at most *limit* bytes of its body; *now* is Unix time.
+    """Return the answer with this *head* and this much of its *body*; *now* is Unix time.
 
-    *started* is when the request was begun, by ``time.perf_counter``. *quota* says where the vendor
-    writes its quota, besides the standard headers.
+    *quota* says where the vendor writes its quota, besides the standard headers.
     """
-    body, complete = await read_body(response, limit)
-    headers = _reply_headers(response)
+    headers = _reply_headers(head)
     wish = headers.get("retry-after")
     return Reply(
-        status=response.status,
+        status=head.code,
         headers=headers,
         body=body,
-        body_complete=complete,
-        duration_seconds=time.perf_counter() - started,
+        body_complete=body_complete,
+        duration_seconds=duration_seconds,
         retry_after_seconds=None
         if wish is None
         else retry_after_seconds(wish, now=now(), date=headers.get("date")),
@@ -46,12 +47,12 @@ async def read_reply(
     )
 
 
-async def read_body(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:
+async def read_body(stream: StreamReader, limit: int) -> tuple[bytes, bool]:
     """Return at most *limit* bytes of the body, and whether that is all of it.
 
-    A somewhat larger body is read to its end and thrown away, a huge one not even that.
+    A somewhat larger body is read to its end and thrown away, a huge one not even that: then the
+    connection cannot be used again.
     """
-    stream = response.content
     chunk = await stream.readany()
     if stream.at_eof() and len(chunk) <= limit:
         return chunk, True
@@ -62,16 +63,20 @@ async def read_body(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes
             kept.append(chunk[: limit - size])
         size += len(chunk)
         if size > max(limit, _DRAIN_BYTES):
-            response.close()
             break
     return b"".join(kept), size <= limit
 
 
-def _reply_headers(response: aiohttp.ClientResponse) -> dict[str, str]:
-    received = response.headers
-    headers = {name.lower(): value for name, value in received.items()}
+def _reply_headers(head: RawResponseMessage) -> dict[str, str]:
+    received = head.headers
+    headers = {
+        name.lower(): value
+        if value.isascii() and len(value) <= _MAX_HEADER_CHARS
+        else _bounded(value)
+        for name, value in received.items()
+    }
     if len(headers) == len(received) <= _MAX_HEADERS:
-        return {name: _bounded(value) for name, value in headers.items()}
+        return headers
     bounded: dict[str, str] = {}
     for name in headers:
         bounded[name] = _bounded(", ".join(received.getall(name)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 import tracemalloc
@@ -422,6 +423,51 @@ async def test_an_answer_longer_than_announced_spoils_no_other(vendor: ScriptedV
         second = await client.send(Call(method="GET", path="/"))
     assert (first.status, first.body) == (200, b"ok")
     assert (second.status, second.body) == (200, b"ok")
+
+
+async def test_an_answer_that_nobody_asked_for_is_not_the_next_ones(vendor: ScriptedVendor) -> None:
+    written: list[asyncio.StreamWriter] = []
+
+    async def answers(_request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK)
+        written.append(writer)
+
+    vendor.answer = answers
+    async with client_of(api(vendor.url)) as client:
+        await client.send(Call(method="GET", path="/"))
+        written[0].write(b"HTTP/1.1 500 Evil\r\nContent-Length: 4\r\n\r\nevil")
+        assert client._wire is not None
+        [[(idle, _)]] = client._wire._connector._conns.values()
+        while not len(idle):  # noqa: ASYNC110 (it is aiohttp that receives it)
+            await asyncio.sleep(0)
+        reply = await client.send(Call(method="GET", path="/"))
+    assert (reply.status, reply.body) == (200, b"ok")
+    assert vendor.connections == 2
+
+
+@pytest.mark.parametrize("size", [0, 1000, 1 << 20, 8 << 20])
+async def test_an_answer_before_the_request_is_read_is_taken(size: int) -> None:
+    refused = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"
+    streams: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def refuses(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        streams.append((reader, writer))
+        writer.write(refused)
+
+    server = await asyncio.start_server(refuses, "127.0.0.1", 0, limit=1 << 10)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        async with client_of(api(f"http://127.0.0.1:{port}")) as client:
+            reply = await client.send(Call(method="POST", path="/", body=bytes(size)))
+            assert (reply.status, reply.body) == (413, b"no")
+        [(reader, writer)] = streams
+        arrived = 0
+        with contextlib.suppress(ConnectionError):
+            while piece := await reader.read(1 << 16):
+                arrived += len(piece)
+        writer.close()
+    if size > 4 << 20:
+        assert arrived < size  # the rest of it was never sent
 
 
 async def test_nobody_listening_is_a_connect_failure() -> None:

@@ -1,0 +1,91 @@
+"""How long calls may take: one timer for all of them, set for the first whose time runs out.
+
+A timer of its own for each call, as ``asyncio.timeout`` has it, costs as much as a good part of
+the call: it is made, and nearly always cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from types import TracebackType
+
+_ROUNDING_SECONDS = 0.001  # uvloop's timers fire up to this much early
+
+
+class Deadlines:
+    """The calls of one vendor that are under way, each with the time by which it must be over."""
+
+    def __init__(self) -> None:
+        self._open: set[_Deadline] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+
+    def within(self, seconds: float) -> _Deadline:
+        """Return a block that raises :class:`TimeoutError` in its task when it takes longer."""
+        return _Deadline(self, seconds)
+
+    def enter(self, deadline: _Deadline) -> None:
+        """Watch *deadline*."""
+        self._open.add(deadline)
+        if deadline.until < self._timer_at:
+            self._set(deadline.until)
+
+    def leave(self, deadline: _Deadline) -> None:
+        """Watch it no longer. The timer stays as it is: it would mostly be set for nothing."""
+        self._open.discard(deadline)
+
+    def _set(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = when
+        self._timer = (
+            asyncio.get_running_loop().call_at(when, self._expire) if when < math.inf else None
+        )
+
+    def _expire(self) -> None:
+        now = asyncio.get_running_loop().time() + _ROUNDING_SECONDS
+        for deadline in [one for one in self._open if one.until <= now]:
+            self._open.discard(deadline)
+            deadline.expire()
+        self._set(min((one.until for one in self._open), default=math.inf))
+
+
+class _Deadline:
+    """A block of one task, as :class:`asyncio.Timeout` is: it tells its own cancelling apart."""
+
+    __slots__ = ("_cancelling", "_deadlines", "_expired", "_seconds", "_task", "until")
+
+    def __init__(self, deadlines: Deadlines, seconds: float) -> None:
+        self._deadlines = deadlines
+        self._seconds = seconds
+        self._expired = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a deadline is that of a task")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self.until = task.get_loop().time() + self._seconds
+        self._deadlines.enter(self)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._deadlines.leave(self)
+        # Somebody else may have cancelled the task as well: then that is what it ends with.
+        if (
+            self._expired
+            and self._task.uncancel() <= self._cancelling
+            and kind is asyncio.CancelledError
+        ):
+            raise TimeoutError from error
+
+    def expire(self) -> None:
+        """Break the block off."""
+        self._expired = True
+        self._task.cancel()

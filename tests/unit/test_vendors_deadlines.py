@@ -1,0 +1,76 @@
+"""One timer for all calls ends each of them as a timer of its own would."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from virtual_time import VirtualTime, in_virtual_time
+
+from gateway.vendors.deadlines import Deadlines
+
+
+def ends_of(*plans: tuple[float, float, float]) -> list[tuple[str, float]]:
+    """Return how and when each block ended that begins, may take, and takes so many seconds."""
+
+    async def main(loop: VirtualTime) -> list[tuple[str, float]]:
+        deadlines = Deadlines()
+        start = loop.time()
+
+        async def block(begins: float, within: float, takes: float) -> tuple[str, float]:
+            await asyncio.sleep(begins)
+            try:
+                with deadlines.within(within):
+                    await asyncio.sleep(takes)
+            except TimeoutError:
+                return "timeout", round(loop.time() - start, 2)
+            return "done", round(loop.time() - start, 2)
+
+        return list(await asyncio.gather(*(block(*plan) for plan in plans)))
+
+    return in_virtual_time(main)
+
+
+def test_each_block_ends_at_its_own_time() -> None:
+    assert ends_of((0, 20, 30), (1, 20, 2), (2, 1, 9), (2, 1, 0.5), (25, 20, 30), (26, 5, 9)) == [
+        ("timeout", 20),
+        ("done", 3),
+        ("timeout", 3),  # though the timer was set for a later one
+        ("done", 2.5),
+        ("timeout", 45),  # though nobody was left when it began
+        ("timeout", 31),
+    ]
+
+
+def test_only_its_own_cancelling_is_a_timeout() -> None:
+    async def main(loop: VirtualTime) -> None:
+        deadlines = Deadlines()
+
+        async def waits() -> None:
+            with deadlines.within(10):
+                await asyncio.sleep(60)
+
+        cancelled = asyncio.ensure_future(waits())
+        await asyncio.sleep(1)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        both = asyncio.ensure_future(waits())
+        loop.call_later(10, both.cancel)  # in the same turn of the loop
+        with pytest.raises(asyncio.CancelledError):
+            await both
+        with pytest.raises(KeyError), deadlines.within(1):
+            raise KeyError
+
+    in_virtual_time(main)
+
+
+def test_an_outer_block_may_end_first() -> None:
+    async def main(loop: VirtualTime) -> float:
+        deadlines = Deadlines()
+        start = loop.time()
+        with pytest.raises(TimeoutError), deadlines.within(2), deadlines.within(5):
+            await asyncio.sleep(60)
+        return loop.time() - start
+
+    assert round(in_virtual_time(main), 2) == 2
