@@ -14,6 +14,7 @@ import sys
 import time
 from array import array
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -165,7 +166,7 @@ class Load:
             if not self.sending and not self.outstanding:
                 self.finished.set()
 
-    def result(self) -> LoadResult:
+    def result(self) -> msgspec.Struct:
         latencies = sorted(self.latencies_ns)
         return LoadResult(
             statuses=self.statuses,
@@ -246,21 +247,22 @@ def percentile_ms(ordered_ns: list[int], share: float) -> float:
     return ordered_ns[min(len(ordered_ns) - 1, int(len(ordered_ns) * share))] / 1e6
 
 
-def main() -> None:
-    """Read a spec, run it, write the result as a line of JSON and then the raw times sent."""
-    spec = msgspec.json.decode(sys.stdin.buffer.read(), type=LoadSpec)
+def generate(load_of: Callable[[bytes], Load]) -> None:
+    """Run the load of the spec on stdin; write its result in JSON, then the raw times sent."""
+    spec = sys.stdin.buffer.read()
 
     async def measure() -> Load:
-        load = Load(spec)
+        load = load_of(spec)
         await load.run()
         return load
 
     load = uvloop.run(measure())
     if load.failure is not None:
-        sys.exit(f"{Path(__file__).name}: {load.failure}; answers so far: {load.statuses}")
+        program = Path(sys.argv[0]).name
+        sys.exit(f"{program}: {load.failure!r}; answers so far: {load.statuses}")
     sys.stdout.buffer.write(msgspec.json.encode(load.result()) + b"\n")
     sys.stdout.buffer.write(load.sent_ns.tobytes())
 
 
 if __name__ == "__main__":
-    main()
+    generate(lambda spec: Load(msgspec.json.decode(spec, type=LoadSpec)))

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 import time
 from array import array
 
 import msgspec
-import uvloop
 
-from benchmarks.load import Connection, Load, LoadSpec, percentile_ms
+from benchmarks.load import Connection, Load, LoadSpec, generate, percentile_ms
 
 
 class Phase(msgspec.Struct, frozen=True):
@@ -174,7 +172,7 @@ class Surge(Load):
             task = asyncio.ensure_future(self.connect())
             task.add_done_callback(lambda done: done.exception() and self.fail(done.exception()))
 
-    def outcome(self) -> SurgeResult:
+    def result(self) -> SurgeResult:
         return SurgeResult(
             phases=[self._phase(number) for number in range(len(self.phases))], closed=self.closed
         )
@@ -208,21 +206,5 @@ def _answers(latencies: array[int]) -> Answers:
     )
 
 
-def main() -> None:
-    """Read a spec, run it, write the result as a line of JSON and then the raw times sent."""
-    spec = msgspec.json.decode(sys.stdin.buffer.read(), type=SurgeSpec)
-
-    async def measure() -> Surge:
-        surge = Surge(spec)
-        await surge.run()
-        return surge
-
-    surge = uvloop.run(measure())
-    if surge.failure is not None:
-        sys.exit(f"surge: {surge.failure!r}; answers so far: {surge.statuses}")
-    sys.stdout.buffer.write(msgspec.json.encode(surge.outcome()) + b"\n")
-    sys.stdout.buffer.write(surge.sent_ns.tobytes())
-
-
 if __name__ == "__main__":
-    main()
+    generate(lambda spec: Surge(msgspec.json.decode(spec, type=SurgeSpec)))
