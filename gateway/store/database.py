@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -140,7 +140,7 @@ class Database:
 
     async def fetch(self, name: str, *args: Any) -> list[Any]:
         """Run the named query and return its rows; a single statement commits by itself."""
-        return await self._fetch(self._pool, query(name), args)
+        return await self._fetch(self._pool.acquire(timeout=10.0), query(name), args)
 
     async def insert(self, name: str, *args: Any) -> list[Any]:
         """Run a named query that only inserts, on a connection kept for that; return its rows.
@@ -148,20 +148,21 @@ class Database:
         It is planned once, without a look at its arguments or at the tables, so it must not depend
         on them: neither scan a table that grows nor join what the arguments hold.
         """
-        with _Translated(self._health):
-            async with self._insert_turns:
-                connection = await self._inserting_connection()
-                try:
-                    rows: list[Any] = await connection.fetch(query(name), *args)
-                except BaseException:
-                    await self._insert_pool.release(connection)
-                    raise
-                # Kept and not released: that would cost as much as three more webhooks.
-                self._kept.append(connection)
-        self._health.set(True)
-        return rows
+        return await self._fetch(self._inserting_connection(), query(name), args)
 
-    async def _inserting_connection(self) -> Any:
+    @asynccontextmanager
+    async def _inserting_connection(self) -> AsyncIterator[Any]:
+        async with self._insert_turns:
+            connection = await self._kept_connection()
+            try:
+                yield connection
+            except BaseException:
+                await self._insert_pool.release(connection)
+                raise
+            # Kept and not released: that would cost as much as three more webhooks.
+            self._kept.append(connection)
+
+    async def _kept_connection(self) -> Any:
         while self._kept:
             connection = self._kept.pop()
             if not connection.is_closed():
@@ -171,11 +172,13 @@ class Database:
 
     async def fetch_sql(self, sql: str, *args: Any) -> list[Any]:
         """Run *sql*, built by our own code, and return its rows."""
-        return await self._fetch(self._pool, sql, args)
+        return await self._fetch(self._pool.acquire(timeout=10.0), sql, args)
 
-    async def _fetch(self, pool: Any, sql: str, args: tuple[Any, ...]) -> list[Any]:
+    async def _fetch(
+        self, lent: AbstractAsyncContextManager[Any], sql: str, args: tuple[Any, ...]
+    ) -> list[Any]:
         with _Translated(self._health):
-            async with pool.acquire(timeout=10.0) as connection:
+            async with lent as connection:
                 rows: list[Any] = await connection.fetch(sql, *args)
         self._health.set(True)
         return rows
