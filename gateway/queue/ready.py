@@ -142,23 +142,8 @@ class ReadyQueue:
             size = len(job.event.body)
             if size > self._inline_body_bytes or self._body_bytes + size > MAX_HELD_BODY_BYTES:
                 # Only this job's view: the event itself may be on its way into the database.
-                job.event = _without_body(job.event)
+                job.event = msgspec.structs.replace(job.event, body=None)
             else:
                 self._body_bytes += size
         self.held[job.id] = job
         lane.held += 1
-
-
-def _without_body(event: Event) -> Event:
-    return Event(
-        id=event.id,
-        vendor=event.vendor,
-        event_type=event.event_type,
-        dedupe_key=event.dedupe_key,
-        correlation_id=event.correlation_id,
-        traceparent=event.traceparent,
-        headers=event.headers,
-        query=event.query,
-        body=None,
-        received_at=event.received_at,
-    )

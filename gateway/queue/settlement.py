@@ -6,6 +6,8 @@ import asyncio
 from time import perf_counter
 from uuid import UUID
 
+import msgspec
+
 from gateway.errors import DatabaseUnavailable
 from gateway.queue.ready import ReadyQueue
 from gateway.store import jobs
@@ -121,17 +123,11 @@ class SettlementDesk:
 
 def _plain(item: Settled) -> Settled:
     """Return *item* without the texts that PostgreSQL might have refused."""
-    return Settled(
-        job=item.job,
-        state=item.state,
-        attempt=item.attempt,
-        delay_seconds=item.delay_seconds,
-        outcome=item.outcome,
-        http_status=item.http_status,
+    return msgspec.structs.replace(
+        item,
         error="the details of this attempt could not be stored; see the log",
-        started_at=item.started_at,
-        duration_ms=item.duration_ms,
-        follow_ups=item.follow_ups,
+        request=None,
+        response=None,
     )
 
 
