@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from gateway.store.database import Database
 from gateway.store.embedded import EmbeddedPostgres
 from gateway.store.embedded_place import known_homes
 
@@ -110,6 +111,15 @@ def database_url(databases: Databases) -> Iterator[str]:
     """A migrated database of the test's own."""
     with databases.migrated() as url:
         yield url
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Database]:
+    """An open store on that database."""
+    database = Database(database_url, pool=8)
+    await database.open()
+    yield database
+    await database.close()
 
 
 @pytest.fixture

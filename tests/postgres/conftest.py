@@ -1,4 +1,4 @@
-"""An open store on a migrated database of the test's own."""
+"""Connections to the test's database beside the store's."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -6,15 +6,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from gateway.store.database import _SETTINGS, Database
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url, pool=8)
-    await database.open()
-    yield database
-    await database.close()
+from gateway.store.database import _SETTINGS
 
 
 @pytest.fixture

@@ -2,19 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import msgspec
 import pytest
 
 from gateway.errors import NotFound, Refused, TooWide
 from gateway.model import JobState
 from gateway.store import operators
-from gateway.store.database import _SETTINGS, Database
+from gateway.store.database import Database
 from gateway.store.operators import first_id
 from gateway.store.records import JobFilter, Page
 from gateway.store.sql import query
@@ -22,21 +20,6 @@ from gateway.store.sql import query
 NOW = datetime.now(UTC)
 MIDNIGHT = NOW.replace(hour=0, minute=0, second=0, microsecond=0)
 DAYS = 3  # of history, in partitions of their own
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url, pool=2)
-    await database.open()
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def connection(database_url: str) -> AsyncIterator[Any]:
-    opened = await asyncpg.connect(database_url, server_settings=_SETTINGS)
-    yield opened
-    await opened.close()
 
 
 def id_at(moment: datetime, number: int = 0) -> UUID:

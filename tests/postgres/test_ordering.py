@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -22,12 +21,9 @@ ZERO = UUID(int=0)
 
 
 @pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url, pool=8)
-    await database.open()
-    await nodes.register(database, NODE, lease_seconds=600, version="test")
-    yield database
-    await database.close()
+async def db(db: Database) -> Database:
+    await nodes.register(db, NODE, lease_seconds=600, version="test")
+    return db
 
 
 def acceptance(*keys: str | None, state: str = "available", holds: bool = False) -> Acceptance:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -27,14 +26,6 @@ SHARED = RateTerms(
     exclusive_seconds=0.0,
 )
 LONELY = msgspec.structs.replace(SHARED, exclusive_seconds=3.0)
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url, pool=4)
-    await database.open()
-    yield database
-    await database.close()
 
 
 async def buy_at(

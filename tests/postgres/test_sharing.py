@@ -70,14 +70,6 @@ class Node:
             self.breaker.record(False)
 
 
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url, pool=4)
-    await database.open()
-    yield database
-    await database.close()
-
-
 @asynccontextmanager
 async def running(*nodes: Node) -> AsyncIterator[None]:
     tasks = [asyncio.ensure_future(node.news.run()) for node in nodes]

@@ -82,14 +82,6 @@ def _refuse(slot: Any) -> None:
 
 
 @pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url, pool=3)
-    await database.open()
-    yield database
-    await database.close()
-
-
-@pytest.fixture
 async def serve(db: Database) -> AsyncIterator[Callable[..., Awaitable[tuple[World, Any]]]]:
     clients = []
 
