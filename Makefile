@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= 3
 PIP_OPTIONS := --disable-pip-version-check --no-input -qq
 
 .DEFAULT_GOAL := help
@@ -45,8 +46,8 @@ types: $(STAMP)  ## check the types
 layers: $(STAMP)  ## check who imports whom
 	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
 
-pytest: $(STAMP)  ## run the tests only
-	@$(BIN)/pytest -q --no-header
+pytest: $(STAMP)  ## run the tests only, in three processes (WORKERS=3)
+	@$(BIN)/pytest -q --no-header --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 clean:  ## remove all that was built; var/ (data!) stays
 	rm -rf $(VENV) build dist ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
