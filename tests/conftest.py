@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+import structlog
 
 from gateway.store.database import Database
 from gateway.store.embedded import EmbeddedPostgres
@@ -35,6 +36,10 @@ FAST = {
     "max_wal_size": "256MB",
     "scram_iterations": "1",
 }
+
+# structlog's own default draws every traceback with all locals: seconds, in the loop of the test.
+_plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[structlog.processors.add_log_level, _plain])
 
 MEMORY = Path("/dev/shm")  # noqa: S108  # Linux's file system in memory
 MEMORY_BYTES = 3 << 30  # free there, or the server goes to the disk: it holds a million jobs
@@ -61,6 +66,21 @@ class Databases:
             self._execute(f'CREATE DATABASE "{self._template}"')
             self._migrate(self._url(self._template))
         return self._database(template=self._template)
+
+    @contextmanager
+    def filled(self, fill: Callable[[asyncpg.Connection], Awaitable[None]]) -> Iterator[str]:
+        """Make one with what *fill* puts there, for several tests that only read it."""
+
+        async def make(url: str) -> None:
+            connection = await asyncpg.connect(url)
+            try:
+                await fill(connection)
+            finally:
+                await connection.close()
+
+        with self.migrated() as url:
+            self._runner.run(make(url))
+            yield url
 
     def empty(self) -> AbstractContextManager[str]:
         return self._database(template="template1")
@@ -151,6 +171,9 @@ def _server(runner: asyncio.Runner) -> Iterator[str]:
 
 def _memory_or_disk() -> Path:
     """Return where to put a server whose data may go, and that makes files by the thousand."""
+    for left in MEMORY.glob("gateway-*-*"):  # by a session that was killed
+        if not Path("/proc", left.name.split("-")[1]).exists():
+            shutil.rmtree(left, ignore_errors=True)
     if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
         return MEMORY
     return Path(tempfile.gettempdir())

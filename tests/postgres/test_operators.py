@@ -2,17 +2,19 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import msgspec
 import pytest
 
 from gateway.errors import NotFound, Refused, TooWide
 from gateway.model import JobState
 from gateway.store import operators
-from gateway.store.database import Database
+from gateway.store.database import _SETTINGS, Database
 from gateway.store.operators import first_id
 from gateway.store.records import JobFilter, Page
 from gateway.store.sql import query
@@ -104,6 +106,20 @@ async def add_history(connection: Any, *, per_day: int = 3000) -> None:
            SELECT id, 1, 'n', created_at, 1, 'completed' FROM gateway.jobs"""
     )
     await connection.execute("VACUUM ANALYZE")
+
+
+@pytest.fixture(scope="module")
+def history_url(databases: Any) -> Iterator[str]:
+    """One database with a history for all plans; asking for them changes nothing."""
+    with databases.filled(add_history) as url:
+        yield url
+
+
+@pytest.fixture
+async def history(history_url: str) -> AsyncIterator[Any]:
+    opened = await asyncpg.connect(history_url, server_settings=_SETTINGS)
+    yield opened
+    await opened.close()
 
 
 def ids(page: Page) -> list[UUID]:
@@ -289,9 +305,8 @@ def test_a_cursor_names_its_position() -> None:
     ],
 )
 async def test_no_question_reads_a_table_from_end_to_end(
-    connection: Any, name: str, arguments: dict[str, Any], index: str
+    history: Any, name: str, arguments: dict[str, Any], index: str
 ) -> None:
-    await add_history(connection)
     today = first_id(MIDNIGHT)
     low, high = UUID(int=0), UUID(int=(1 << 128) - 1)
     values: tuple[Any, ...] = {
@@ -314,7 +329,7 @@ async def test_no_question_reads_a_table_from_end_to_end(
         "replays": lambda: (id_at(NOW), UUID(int=1), 1000),
         "attempts": lambda: (id_at(NOW), 200),
     }[name]()
-    plan = await plan_of(connection, "list_jobs" if name == "list" else name, values)
+    plan = await plan_of(history, "list_jobs" if name == "list" else name, values)
     scans = [node for node in walk(plan) if "Relation Name" in node]
     filled = {
         f"{table}_{NOW - timedelta(days=days):%Y%m%d}"

@@ -56,6 +56,7 @@ async def todays_noon(connection: Any) -> datetime:
 
 async def fill(connection: Any, rows: int, *, waiting: int, analyse: bool) -> None:
     noon = await todays_noon(connection)
+    await connection.execute("SET statement_timeout = 0")  # of filling nothing is promised
     await connection.execute(
         """SELECT gateway.make_partitions((now() AT TIME ZONE 'UTC')::date - ago)
            FROM generate_series(1, $1) AS ago""",
@@ -83,6 +84,7 @@ async def fill(connection: Any, rows: int, *, waiting: int, analyse: bool) -> No
         )
     if analyse:
         await connection.execute("ANALYZE")
+    await connection.execute("RESET statement_timeout")
 
 
 async def statements(connection: Any) -> dict[str, list[Any]]:

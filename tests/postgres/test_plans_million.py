@@ -9,7 +9,6 @@ cheapest. What it touches is asserted where it was made.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
@@ -111,17 +110,7 @@ async def fill_million(connection: Any) -> None:
 @pytest.fixture(scope="session")
 def million_url(databases: Any) -> Iterator[str]:
     """One database with a million jobs for all the tests here, none of which changes it."""
-    with databases.migrated() as url:
-
-        async def make() -> None:
-            connection = await asyncpg.connect(url)
-            try:
-                await fill_million(connection)
-            finally:
-                await connection.close()
-
-        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-            runner.run(make())
+    with databases.filled(fill_million) as url:
         yield url
 
 

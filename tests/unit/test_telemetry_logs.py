@@ -31,12 +31,13 @@ TABLE = ROOT / "docs" / "logs.md"
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
     handlers, level = logging.root.handlers[:], logging.root.level
+    ours = structlog.get_config()
     yield
     logging.captureWarnings(False)
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
     structlog.contextvars.clear_contextvars()
-    structlog.reset_defaults()
+    structlog.configure(**ours)
 
 
 def logged(*, level: str = "info", event: str = "thing_happened", **fields: Any) -> dict[str, Any]:
