@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +20,7 @@ from gateway.store.sql import query
 NODE = "one/1"
 OTHER = "two/2"
 ZERO = UUID(int=0)
+HEADERS = {"content-type": "application/json"}
 
 
 def new_event(*, key: str | None = None, vendor: str = "shop", body: bytes = b"{}") -> Event:
@@ -28,7 +30,7 @@ def new_event(*, key: str | None = None, vendor: str = "shop", body: bytes = b"{
         vendor=vendor,
         dedupe_key=key,
         correlation_id=str(event_id),
-        headers={"content-type": "application/json"},
+        headers=HEADERS,
         body=body,
         received_at=datetime.now(UTC),
     )
@@ -51,7 +53,8 @@ def webhook(
     key: str | None = None, *, jobs: int = 1, window: float = 60.0, state: str = "available"
 ) -> Acceptance:
     event = new_event(key=key)
-    return Acceptance(event, "{}", [new_job(event, state=state) for _ in range(jobs)], window)
+    new_jobs = [new_job(event, state=state) for _ in range(jobs)]
+    return Acceptance(event, json.dumps(HEADERS), new_jobs, window)
 
 
 async def put_job(

@@ -278,7 +278,7 @@ async def test_a_poisoned_item_does_not_refuse_its_neighbours(
 ) -> None:
     items = [webhook("a"), webhook("b"), webhook(None), webhook("d"), webhook("e")]
     items[1].event.event_type = "nul\x00"
-    items[2].event.headers["x"] = "nul\x00"
+    items[2].headers_json = '{"x": "nul\\u0000"}'
     items[3].event.correlation_id = "half a pair \ud800"
     receipts = await together(desk, items)
     assert [isinstance(receipt, Receipt) for receipt in receipts] == [
