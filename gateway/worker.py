@@ -53,6 +53,8 @@ MAX_ERROR_CHARS = 2000
 SHORT_WAIT_SECONDS = 5.0  # for which a handler's call waits in its place for a parked vendor
 MAX_PARKED_SECONDS = 30.0  # after which its job looks again; a paused lane knows no end
 
+FAILING_AFTER = 10  # failures in a row, from which on a lane starts its jobs singly
+
 # A job that lost this many nodes may be what kills them: from then on its attempts run alone and
 # are known to the database before they begin, so that it counts a death against no other job.
 # Calls are made by our own code, which kills nothing easily; a handler might.
@@ -95,6 +97,7 @@ class Worker:
         self._handler_timeout_seconds = handler_timeout_seconds
         self._excerpt_bytes = excerpt_bytes
         self._rules: dict[str, Rules] = {}  # by route, once it has called
+        self._failures: dict[str, int] = {}  # in a row, by vendor
         self._suspect: Job | None = None  # the one suspicious job that executes
 
     async def run_attempt(self, job: Job) -> None:
@@ -211,15 +214,26 @@ class Worker:
         vendor = client.api.vendor
         if reply is not None and (pause := self._wished_pause(vendor, outcome, reply)) > 0:
             self._park(vendor, pause)
-        breaker = self._breakers.get(vendor)
-        if breaker is not None and (healthy := health(result)) is not None:
-            was_closed = breaker.closed
-            breaker.record(healthy)
-            if not was_closed and not healthy and isinstance(outcome, Retry):
-                # Back later than the next probe, so that this is another job's turn.
-                wait = max(outcome.after_seconds or 0.0, breaker.delay())
-                outcome = Retry(outcome.reason, wait, counted=False)
+        if (healthy := health(result)) is not None:
+            outcome = self._note_health(vendor, healthy, outcome)
         return outcome, reply
+
+    def _note_health(
+        self, vendor: str, healthy: bool, outcome: Completed | Retry | Dead
+    ) -> Completed | Retry | Dead:
+        """Tell lane and breaker how the vendor is; return the outcome of a call that told it."""
+        failures = self._failures[vendor] = 0 if healthy else self._failures.get(vendor, 0) + 1
+        self._ready.lanes[vendor].failing = failures >= FAILING_AFTER
+        breaker = self._breakers.get(vendor)
+        if breaker is None:
+            return outcome
+        was_closed = breaker.closed
+        breaker.record(healthy)
+        if not was_closed and not healthy and isinstance(outcome, Retry):
+            # Back later than the next probe, so that this is another job's turn.
+            wait = max(outcome.after_seconds or 0.0, breaker.delay())
+            return Retry(outcome.reason, wait, counted=False)
+        return outcome
 
     async def call_for_handler(
         self, vendor: str, call: Call

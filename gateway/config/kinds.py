@@ -310,6 +310,30 @@ class UrlOrTable(Table):
 
 
 @dataclass(frozen=True)
+class TableOrFalse(Table):
+    """A table, or ``false`` for none at all; leaving it out means the table with its defaults."""
+
+    absent: Any = False
+
+    @property
+    def form(self) -> str:
+        """See Kind."""
+        return "table or false"
+
+    def read(self, raw: object, place: Place) -> Any:
+        """See Kind."""
+        if raw is False:
+            return None
+        if not isinstance(raw, dict):
+            return place.unfit("a table or false", raw, "leave it out for its defaults")
+        return super().read(raw, place)
+
+    def schema(self) -> dict[str, Any]:
+        """See Kind."""
+        return {"anyOf": [{"const": False}, super().schema()]}
+
+
+@dataclass(frozen=True)
 class DatabaseUrl(Kind):
     """``embedded``, a PostgreSQL URL, or a reference to one."""
 

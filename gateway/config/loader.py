@@ -15,7 +15,7 @@ import msgspec
 from gateway.backoff import RetryPolicy
 from gateway.config.checks import check_all
 from gateway.config.lines import key_lines
-from gateway.config.model import Config, Route, ServerSection, Vendor, Webhook
+from gateway.config.model import Api, Config, Route, ServerSection, Vendor, Webhook
 from gateway.config.place import Place, Report
 from gateway.config.retries import completed
 from gateway.config.specs.root import ROOT
@@ -131,12 +131,25 @@ def _vendor(name: str, values: Values, server: ServerSection) -> Vendor:
         given = values["webhook"].given
         fields = {field: value for key, (field, value) in inherited.items() if key not in given}
         webhook = msgspec.structs.replace(webhook, **fields)
-    api = None
-    if "api" in values:
-        api = build(values["api"], vendor=name)
-        retry = completed(api.retry, values["api"]["retry"].given)
-        api = msgspec.structs.replace(api, retry=retry)
+    api = _api(name, values["api"]) if "api" in values else None
     return Vendor(name=name, webhook=webhook, api=api)
+
+
+def _api(name: str, values: Values) -> Api:
+    api: Api = build(values, vendor=name)
+    breaker = api.breaker
+    if breaker is not None:
+        # Neither one bad moment of all calls under way nor a slow timeout decides it.
+        derived = {
+            "failures": ("failures", max(10, 2 * api.concurrency)),
+            "window": ("window_seconds", max(60.0, 3 * api.timeout_seconds)),
+        }
+        given = values["breaker"].given
+        fields = {field: value for key, (field, value) in derived.items() if key not in given}
+        breaker = msgspec.structs.replace(breaker, **fields)
+    return msgspec.structs.replace(
+        api, retry=completed(api.retry, values["retry"].given), breaker=breaker
+    )
 
 
 def _webhook(webhook: Webhook) -> Webhook:

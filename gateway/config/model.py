@@ -198,10 +198,10 @@ class Proxy(msgspec.Struct, frozen=True, kw_only=True):
 class Breaker(msgspec.Struct, frozen=True, kw_only=True):
     """When to stop calling a vendor that only fails, and for how long."""
 
-    failures: int = 10  # in a row
+    failures: int = 16  # in a row; the loader fills in twice the concurrency, at least 10
     ratio: float | None = None  # … or this part of the window's calls, if there are enough
     minimum: int = 20
-    window_seconds: float = 60.0
+    window_seconds: float = 60.0  # the loader fills in three timeouts if that is longer
     cooldown_seconds: float = 30.0
 
 
@@ -235,7 +235,7 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
     success: tuple[str, ...] = ("2xx",)
     fail_when: str | None = None  # an expression over the answer
     retry_when: str | None = None
-    breaker: Breaker | None = None
+    breaker: Breaker | None = Breaker()  # None: ``breaker = false``
     quota: QuotaHeaders | None = None  # None: the standard headers
     idempotency_header: str = "Idempotency-Key"
     allow_private: bool = False

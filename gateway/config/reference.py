@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from gateway.config.senders import HANDSHAKE
 from gateway.config.signing import SCHEME
 from gateway.config.specs import auth, calls, process, route, webhook
-from gateway.config.walker import REQUIRED, UNSET, Key, Section
+from gateway.config.walker import REQUIRED, UNSET, Key, Section, Table
 
 _SECTIONS = (
     ("[gateway]", process.GATEWAY),
@@ -58,5 +58,5 @@ def _default(key: Key) -> str:
     if key.default is UNSET:
         return key.unset
     if key.default == {}:
-        return "its defaults" if key.kind.form == "table" else "`{}`"
+        return "its defaults" if isinstance(key.kind, Table) else "`{}`"
     return f"`{json.dumps(key.default, ensure_ascii=False)}`"

@@ -22,6 +22,10 @@ AGEING_SHARE = 8
 # A lane that cannot run for longer than this gives what it holds back to the backlog.
 LONG_WAIT_SECONDS = 10.0
 
+# Between two starts while the vendor fails call after call. One that refuses at once would else be
+# called as fast as the process can, at the cost of all others, for as long as no breaker opens.
+FAILING_GAP_SECONDS = 0.01
+
 
 class Limiter(Protocol):
     """What a lane needs of a rate limiter."""
@@ -81,7 +85,9 @@ class Lane:
         self.waiting = 0
         self.running = 0
         self.paused = False
+        self.failing = False  # the vendor has not answered well for many calls: start them singly
         self._parked_until = 0.0
+        self._next_start = 0.0  # while it fails, in loop time
         self._open = True  # False: the node drains, or its database is away
         self._queues: tuple[deque[Job], ...] = tuple(deque() for _ in range(PRIORITIES))
         self._slots = 0
@@ -208,6 +214,8 @@ class Lane:
         if not self._startable():
             return
         wanted = min(self.concurrency, self.running + self.waiting)
+        if self.failing:
+            wanted = min(wanted, self._slots + 1)
         while self._slots < wanted:
             self._slots += 1
             # Not in a finally of the slot: one that is cancelled before its first step has none.
@@ -221,9 +229,11 @@ class Lane:
     async def _slot(self) -> bool:
         """Execute one job after the other until there is none that may start.
 
-        Returns False when the breaker was in the way: then there may be, but not yet.
+        Returns False when breaker or gap were in the way: then there may be, but not yet.
         """
         while self._startable():
+            if self.failing and not self._gap_is_over():
+                return False
             permit: int | None = None
             if self.breaker is not None and not self.breaker.closed:
                 if (wait := self.breaker.delay()) > 0.0:
@@ -251,6 +261,14 @@ class Lane:
                 if permit is not None and self.breaker is not None:
                     self.breaker.give_back(permit)  # should the call not have been made
         return True
+
+    def _gap_is_over(self) -> bool:
+        """Return whether a failing lane may start one more job, and begin the next gap if so."""
+        now = asyncio.get_running_loop().time()
+        if over := now >= self._next_start:
+            self._next_start = now + FAILING_GAP_SECONDS
+        self._look_again_at(self._next_start)
+        return over
 
     async def _take_turn(self, limiter: Limiter) -> None:
         slot = asyncio.current_task()

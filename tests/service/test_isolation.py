@@ -32,6 +32,7 @@ async def test_vendors_that_hang_refuse_and_fail_do_not_delay_another(
     database_url: str, records: Records, tmp_path: Path
 ) -> None:
     patient = """
+breaker = false
 concurrency = 4
 timeout = "60s"
 retry = { attempts = 10000, base = "20ms", cap = "200ms" }

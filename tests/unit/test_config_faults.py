@@ -237,6 +237,8 @@ FAULTS = [
     ("api", "success = []", "vendors.acme.api.success", "empty"),
     ("api", "success = ['5xx']", "vendors.acme.api.success", "in both success"),
     ("api", "breaker = { failures = 0 }", "vendors.acme.api.breaker.failures", "got 0"),
+    ("api", "breaker = true", "vendors.acme.api.breaker", "leave it out for its defaults"),
+    ("api", "breaker = 'off'", "vendors.acme.api.breaker", 'table or false, got "off"'),
     ("api", "fail_when = 'response.ok =='", "vendors.acme.api.fail_when", "response.ok =="),
     ("api", "fail_when = 'ok == false'", "vendors.acme.api.fail_when", "response.ok"),
     ("api", "fail_when = 'event.ok'", "vendors.acme.api.fail_when", "unknown name 'event'"),

@@ -49,6 +49,26 @@ def test_a_quota_without_its_header_is_refused(tmp_path: Path) -> None:
         api_of(tmp_path, 'quota = { unit = "seconds" }')
 
 
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("", Breaker(failures=16, window_seconds=60.0, cooldown_seconds=30.0)),
+        ("breaker = {}", Breaker(failures=16)),
+        ("concurrency = 1", Breaker(failures=10)),
+        ("concurrency = 64", Breaker(failures=128)),
+        ('timeout = "1m"', Breaker(failures=16, window_seconds=180.0)),
+        ('concurrency = 64\ntimeout = "1m"\nbreaker = { failures = 3, window = "10s" }',
+         Breaker(failures=3, window_seconds=10.0)),
+        ("breaker = false", None),
+    ],
+)  # fmt: skip
+def test_every_vendor_has_a_breaker_unless_it_is_switched_off(
+    tmp_path: Path, lines: str, expected: Breaker | None
+) -> None:
+    """By default all calls under way may fail at once, and time out twice, without opening it."""
+    assert api_of(tmp_path, lines).breaker == expected
+
+
 def test_a_breaker_may_look_at_the_ratio_of_failures(tmp_path: Path) -> None:
     assert api_of(tmp_path, "breaker = { ratio = 0.5 }").breaker == Breaker(ratio=0.5, minimum=20)
     with pytest.raises(ConfigInvalid, match=r"breaker\.ratio"):

@@ -11,9 +11,10 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from virtual_time import VirtualTime, in_virtual_time
 
 from gateway.model import Job
-from gateway.queue.lane import AGEING_SHARE, LONG_WAIT_SECONDS, Lane
+from gateway.queue.lane import AGEING_SHARE, FAILING_GAP_SECONDS, LONG_WAIT_SECONDS, Lane
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 _numbers = itertools.count(1)
@@ -366,6 +367,46 @@ async def test_nobody_stands_in_line_for_jobs_that_were_dropped() -> None:
     gate.permits.release()
     await shop.done()
     assert len(shop.started) == 1
+
+
+# A vendor that fails -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["refuses", "hangs"])
+def test_a_lane_whose_vendor_fails_starts_one_job_each_gap(answers: bool) -> None:
+    async def main(loop: VirtualTime) -> list[float]:
+        shop = Workshop(concurrency=8, capacity=50, patient=not answers)
+        shop.lane.failing = True
+        shop.push(*(new_job() for _ in range(50)))
+        starts = []
+        while len(starts) < 8:
+            await shop.begun.wait()
+            shop.begun.clear()
+            starts.append(loop.time())
+        assert len(shop.started) == 8
+        await shop.end()
+        return starts
+
+    starts = in_virtual_time(main)
+    # Looked for a millisecond late, so that it is due.
+    gaps = [later - sooner for sooner, later in itertools.pairwise(starts)]
+    assert gaps == pytest.approx([FAILING_GAP_SECONDS + 0.001] * 7, abs=1e-4)
+
+
+def test_once_its_vendor_answers_a_lane_fills_its_slots_again() -> None:
+    async def main(loop: VirtualTime) -> tuple[int, int]:
+        shop = Workshop(concurrency=8, capacity=50, patient=True)
+        shop.lane.failing = True
+        shop.push(*(new_job() for _ in range(50)))
+        await asyncio.sleep(0)
+        before = shop.lane.running
+        shop.lane.failing = False
+        await asyncio.sleep(2 * FAILING_GAP_SECONDS)
+        after = shop.lane.running
+        await shop.end()
+        return before, after
+
+    assert in_virtual_time(main) == (1, 8)
 
 
 # The breaker -------------------------------------------------------------------------------------

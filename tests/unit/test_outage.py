@@ -14,8 +14,10 @@ import pytest
 from virtual_gateway import VirtualDatabase, running_nodes
 from virtual_time import VirtualTime, in_virtual_time
 
+from gateway.queue.lane import FAILING_GAP_SECONDS
 from gateway.vendors.breaker import BreakerState
 from gateway.vendors.calls import CallFailed, Reply
+from gateway.worker import FAILING_AFTER
 
 JOBS = 10_000
 DOWN_SECONDS = 3600.0
@@ -84,15 +86,19 @@ def most_within(times: Sequence[float], seconds: float) -> int:
     return max(bisect_left(times, first + seconds, lo=at) - at for at, first in enumerate(times))
 
 
+@pytest.mark.parametrize(
+    ("breaker", "failures"),
+    [('breaker = { failures = 10, window = "1m", cooldown = "30s" }', 10), ("", 16)],
+    ids=["written", "default"],
+)
 def test_behind_a_breaker_jobs_wait_unspent_and_come_back_at_the_rate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaker: str, failures: int
 ) -> None:
-    rate, concurrency, failures, cooldown = 50, 8, 10, 30.0
+    rate, concurrency, cooldown = 50, 8, 30.0
     vendor, db, breakers = outage(
         tmp_path,
         monkeypatch,
-        api=f'rate = "{rate}/s"\nconcurrency = {concurrency}\n'
-        f'breaker = {{ failures = {failures}, cooldown = "{cooldown:g}s" }}',
+        api=f'rate = "{rate}/s"\nconcurrency = {concurrency}\n{breaker}',
         over_seconds=DOWN_SECONDS - 1.0,
     )
     assert_completed_once(vendor, db)
@@ -139,16 +145,23 @@ def test_without_a_breaker_full_jitter_alone_spreads_the_return(
     vendor, db, _ = outage(
         tmp_path,
         monkeypatch,
-        api='concurrency = 64\nretry = { attempts = 100, base = "1m", cap = "10m" }',
+        api="breaker = false\nconcurrency = 64\n"
+        'retry = { attempts = 100, base = "1m", cap = "10m" }',
         over_seconds=1.0,
     )
     assert_completed_once(vendor, db)
+    # Two nodes: neither spends its time on calls that fail, however many of them are due.
+    refused = [at for at, _ in vendor.refused]
+    assert most_within(refused[2 * (FAILING_AFTER + 64) :], 1.0) <= 2 * (
+        1 / FAILING_GAP_SECONDS + 1
+    )
     # A wait is half the cap on average, shorter while it grows.
     assert max(row.attempt for row in db.jobs.values()) <= 3 * DOWN_SECONDS / (cap / 2)
 
     arrivals = [at for at, _ in vendor.answered]
     assert arrivals[-1] <= vendor.back_at + cap + 2.0
     # Of waits that are equally likely anywhere up to the cap, most end early: at first there are
-    # twice as many a second as on average, give or take five times the root of that.
-    first = 2 * JOBS / cap
-    assert most_within(arrivals, 1.0) <= first + 5 * first**0.5
+    # twice as many a second as on average, give or take five times the root of that. Over two
+    # seconds: what was due is taken each second, and until the first answer it was started singly.
+    first = 2 * (2 * JOBS / cap)
+    assert most_within(arrivals, 2.0) <= first + 5 * first**0.5

@@ -14,27 +14,30 @@ from gateway.config.model import Api, Route
 from gateway.handlers import CallUnsuccessful, JobContext
 from gateway.model import Completed, Dead, Event, Job, Outcome, Retry
 from gateway.routing import Router
-from gateway.vendors.calls import Call, Reply
+from gateway.vendors.calls import Call, CallFailed, Reply
 from gateway.vendors.classify import rules_of
 from gateway.vendors.redact import redaction_for
-from gateway.worker import Worker
+from gateway.worker import FAILING_AFTER, Worker
 
 ID = UUID("0198c0de-0000-7000-8000-000000000001")
 SAYS_NO = b'{"ok": false, "token": "t0k"}'
 
 
 class Client:
-    """A client whose vendor always answers the same."""
+    """A client whose vendor answers the same until told otherwise; status 0: it refuses."""
 
     def __init__(self, api: Api, body: bytes) -> None:
         self.api, self.body = api, body
         self.rules, self.redaction = rules_of(api), redaction_for(api)
         self.sent: list[Call] = []
+        self.status = 200
 
     async def send(self, call: Call) -> Reply:
         self.sent.append(call)
+        if not self.status:
+            raise CallFailed("connect", "nobody listens")
         return Reply(
-            status=200, headers={}, body=self.body, body_complete=True, duration_seconds=0.1
+            status=self.status, headers={}, body=self.body, body_complete=True, duration_seconds=0.1
         )
 
 
@@ -44,6 +47,9 @@ class Limiter:
 
 
 class Lane:
+    failing = False
+    running = 1
+
     def idle_seconds(self) -> float:
         return 0.0
 
@@ -55,7 +61,7 @@ def scene(*, api: dict[str, Any], route: dict[str, Any], body: bytes = SAYS_NO) 
     client = Client(vendor, body)
     worker = Worker(
         cast(Any, None),
-        cast(Any, SimpleNamespace(lanes={"chat": Lane()})),
+        cast(Any, SimpleNamespace(lanes={"chat": (lane := Lane())})),
         cast(Any, None),
         router=(router := Router([one], {"chat": vendor})),
         clients=cast(Any, {"chat": client}),
@@ -87,7 +93,7 @@ def scene(*, api: dict[str, Any], route: dict[str, Any], body: bytes = SAYS_NO) 
         event=event,
     )
     return SimpleNamespace(
-        worker=worker, job=job, event=event, client=client, route=router.route("r")
+        worker=worker, job=job, event=event, client=client, lane=lane, route=router.route("r")
     )
 
 
@@ -115,6 +121,20 @@ async def test_a_call_is_judged_by_its_routes_rules_over_the_vendors(
 ) -> None:
     found, _ = await attempt(scene(api=api, route={"call": "POST chat:/post", **route}))
     assert isinstance(found, outcome)
+
+
+async def test_a_vendor_that_fails_call_after_call_makes_its_lane_careful_until_it_answers() -> (
+    None
+):
+    one = scene(api={}, route={"call": "POST chat:/post"})
+    statuses = [503, 0] * (FAILING_AFTER // 2) + [0, 429] + [0] * (FAILING_AFTER - 1) + [200, 0]
+    careful = []
+    for one.client.status in statuses:
+        await attempt(one)
+        careful.append(one.lane.failing)
+    # From the last of so many failures in a row on; 429 is an answer of a vendor in good health.
+    expected = [False] * (FAILING_AFTER - 1) + [True, True] + [False] * (FAILING_AFTER + 2)
+    assert careful == expected
 
 
 async def test_what_is_kept_of_a_call_is_masked() -> None:

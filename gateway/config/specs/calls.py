@@ -11,6 +11,7 @@ from gateway.config.kinds import (
     Flag,
     Number,
     SecretReference,
+    TableOrFalse,
     Text,
     UrlOrTable,
     duration,
@@ -92,14 +93,16 @@ RETRY = Section(
 
 
 BREAKER = Section(
-    doc="Stops calling a vendor that only fails; open on one node, it is open on all.",
+    doc="Stops calling a vendor that only fails; open on one node, it is open on all. Every vendor "
+    "has one; breaker = false switches it off.",
     make=Breaker,
     keys=(
         Key(
             name="failures",
             kind=Number(1, 1_000_000),
-            default=10,
-            doc="in a row within the window that open it",
+            unset="10, or twice the concurrency if that is more",
+            doc="in a row within the window that open it; left out: so many that all calls under "
+            "way may fail at one moment without opening it",
         ),
         Key(
             name="ratio",
@@ -116,7 +119,7 @@ BREAKER = Section(
         Key(
             name="window",
             kind=duration(),
-            default="1m",
+            unset="1m, or three times the timeout if that is longer",
             field="window_seconds",
             doc="failures older than this do not count",
         ),
@@ -281,7 +284,12 @@ API = Section(
             kind=response_expression(),
             doc="what makes any answer one to try again, whatever its status",
         ),
-        Key(name="breaker", kind=Table(BREAKER), doc="stops calling a vendor that only fails"),
+        Key(
+            name="breaker",
+            kind=TableOrFalse(BREAKER),
+            default={},
+            doc="stops calling a vendor that only fails; false: never",
+        ),
         Key(
             name="quota",
             kind=Table(QUOTA),
