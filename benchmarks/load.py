@@ -2,8 +2,8 @@
 
 Closed loop: each connection sends its next webhook when the last one is answered, as long as no
 more than ``in_flight`` are undelivered. Open loop: webhooks are due at a fixed rate whatever the
-answers do, and latency counts from when one was *due*, so a stall is not hidden by the requests
-that it kept from being sent (coordinated omission).
+answers do, each of them is sent, and latency counts from when it was *due*, so a stall is not hidden
+by the requests that it kept from being sent (coordinated omission).
 """
 
 from __future__ import annotations
@@ -105,8 +105,7 @@ class Load:
 
     def stop(self) -> None:
         self.sending = False
-        self.due_ns.clear()
-        if not self.outstanding:
+        if not self.outstanding:  # else what is due goes out as answers come
             self.finished.set()
         else:
             asyncio.get_running_loop().call_later(
@@ -157,7 +156,7 @@ class Load:
             self.answered_in_window += 1
         if self.window_start_ns <= connection.from_ns < self.window_end_ns:
             self.latencies_ns.append(now_ns - connection.from_ns)
-        if self.due_ns and self.sending:
+        if self.due_ns:
             connection.send(self.due_ns.popleft())
         elif self.spec.rate is None and self.may_send():
             connection.send(now_ns)

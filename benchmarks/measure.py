@@ -44,7 +44,16 @@ class Sample(msgspec.Struct, kw_only=True):
     delivered_p99_ms: float | None = None
     duplicates: int | None = None
     load_cpu_us: float  # what one request cost the load generator
-    cpu_us: float | None = None  # what one webhook cost the gateway and its PostgreSQL
+
+
+class Delivered(msgspec.Struct, kw_only=True):
+    """What one load brought to the stub. Latencies from sent (or due) to the first arrival."""
+
+    result: LoadResult
+    unique: int  # with the warm-up's
+    duplicates: int
+    arrived_in_window: int
+    latencies_ns: list[int]  # of what was sent in the window, in order
 
 
 class Memory(msgspec.Struct, kw_only=True):
@@ -146,18 +155,8 @@ def soak(stub: StubControl, options: Options, *, progress: Callable[[int], None]
     )
 
 
-def _spec(subject: Subject, options: Options, *, path: str) -> LoadSpec:
-    return LoadSpec(
-        port=subject.port,
-        path=path,
-        secret=SECRET,
-        connections=options.connections,
-        warmup_seconds=options.warmup_seconds,
-        seconds=options.seconds,
-    )
-
-
-def _delivered(spec: LoadSpec, stub: StubControl) -> Sample:
+def deliver(spec: LoadSpec, stub: StubControl) -> Delivered:
+    """Run a load to its end and until all of it has arrived; raise when some never does."""
     stub.reset()
     result = run_load(spec)
     count = stub.wait_for(sum(result.statuses.values()))
@@ -172,12 +171,33 @@ def _delivered(spec: LoadSpec, stub: StubControl) -> Sample:
             arrived_in_window += 1
         if result.window_start_ns <= sent_ns < result.window_end_ns:
             latencies_ns.append(arrived_ns - sent_ns)
-    latencies_ns.sort()
-    sample = _sample(result)
-    sample.per_second = arrived_in_window / spec.seconds
-    sample.delivered_p50_ms = percentile_ms(latencies_ns, 0.50)
-    sample.delivered_p99_ms = percentile_ms(latencies_ns, 0.99)
-    sample.duplicates = count.duplicates
+    return Delivered(
+        result=result,
+        unique=count.unique,
+        duplicates=count.duplicates,
+        arrived_in_window=arrived_in_window,
+        latencies_ns=sorted(latencies_ns),
+    )
+
+
+def _spec(subject: Subject, options: Options, *, path: str) -> LoadSpec:
+    return LoadSpec(
+        port=subject.port,
+        path=path,
+        secret=SECRET,
+        connections=options.connections,
+        warmup_seconds=options.warmup_seconds,
+        seconds=options.seconds,
+    )
+
+
+def _delivered(spec: LoadSpec, stub: StubControl) -> Sample:
+    delivered = deliver(spec, stub)
+    sample = _sample(delivered.result)
+    sample.per_second = delivered.arrived_in_window / spec.seconds
+    sample.delivered_p50_ms = percentile_ms(delivered.latencies_ns, 0.50)
+    sample.delivered_p99_ms = percentile_ms(delivered.latencies_ns, 0.99)
+    sample.duplicates = delivered.duplicates
     return sample
 
 

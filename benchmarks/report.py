@@ -16,14 +16,12 @@ INTAKE_SHARE = 0.45  # of the bare handler
 DELIVERY_SHARE = 0.55  # of the bare forwarder
 ANSWER_P99_MS = 25.0  # at the fixed rate
 HELD_MIB = 150.0
-BESIDE_DEAD = 0.10  # by how much a dead vendor's queue may change another vendor's figures
 
 _TITLES = {
     "intake": "(a) webhooks answered",
     "delivery": "(b) webhook → delivered",
     "fixed_rate": "(c) at a fixed rate",
-    "isolation": "(e) beside a dead vendor",
-    "flood": "(f) beside a flood",
+    "flood": "(e) beside a flood",
 }
 
 
@@ -50,14 +48,12 @@ class Report(msgspec.Struct, kw_only=True):
         self,
         name: str,
         subject: str = "gateway",
-        *,
-        read: Callable[[Sample], float | None] = lambda sample: sample.per_second,
     ) -> list[float]:
-        """Return *subject* : first subject of each round's pair."""
+        """Return *subject* : first subject, per second, of each round's pair."""
         rounds = self.rounds[name]
         base = rounds[next(iter(rounds))]
         return [
-            (read(ours) or 0.0) / theirs_read if (theirs_read := read(theirs)) else 0.0
+            ours.per_second / theirs.per_second if theirs.per_second else 0.0
             for ours, theirs in zip(rounds[subject], base, strict=True)
         ]
 
@@ -73,21 +69,6 @@ class Report(msgspec.Struct, kw_only=True):
             found.append(
                 Target("fixed rate: p99 to the 202, ms", p99, ANSWER_P99_MS, p99 < ANSWER_P99_MS)
             )
-        for subject in list(self.rounds.get("isolation", ()))[1:]:
-            throughput = statistics.median(self.ratios("isolation", subject))
-            p99 = statistics.median(
-                self.ratios("isolation", subject, read=lambda sample: sample.delivered_p99_ms)
-            )
-            place = f"beside one that {subject}"
-            least, most = 1.0 - BESIDE_DEAD, 1.0 + BESIDE_DEAD
-            found.append(
-                Target(f"{place}: share of throughput", throughput, least, throughput >= least)
-            )
-            found.append(Target(f"{place}: share of delivered p99", p99, most, p99 <= most))
-            cpu = statistics.median(
-                self.ratios("isolation", subject, read=lambda sample: sample.cpu_us)
-            )
-            found.append(Target(f"{place}: share of CPU per webhook", cpu, most, cpu <= most))
         if self.memory is not None:
             held = self.memory.held_mib
             found.append(
@@ -112,7 +93,6 @@ def print_table(report: Report, *, file: TextIO) -> None:
     ):
         table.add_column(column, justify="right")
     table.add_column("per second : first", justify="right")
-    table.add_column("delivered p99 : first", justify="right")
     for name, pair in report.rounds.items():
         first = next(iter(pair))
         for subject, samples in pair.items():
@@ -126,9 +106,6 @@ def print_table(report: Report, *, file: TextIO) -> None:
                 _spread(samples, lambda s: s.delivered_p99_ms, ".1f"),
                 _ratio(report.ratios(name, subject))
                 if subject != first and name not in ("fixed_rate", "flood")
-                else "",
-                _ratio(report.ratios(name, subject, read=lambda s: s.delivered_p99_ms))
-                if name == "isolation" and subject != first
                 else "",
             )
         table.add_section()

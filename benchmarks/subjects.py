@@ -68,7 +68,6 @@ secrets = ["env:BENCHMARK_SECRET"]
 base_url = "http://127.0.0.1:{other_port}"
 concurrency = {concurrency}
 allow_private = true
-breaker = {{ failures = 10, window = "1m", cooldown = "30s" }}
 
 [vendors.paused.api]
 base_url = "http://127.0.0.1:{stub_port}"

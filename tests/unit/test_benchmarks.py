@@ -48,40 +48,71 @@ def test_an_incomplete_message_is_waited_for(wire: Any, cut: int) -> None:
     assert wire.message_bytes(message + message) == len(message)
 
 
-def test_beside_a_dead_vendor_each_round_is_compared_with_its_own_pair(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def isolation(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
-    from benchmarks.measure import Options, Sample
-    from benchmarks.report import Report
+    from benchmarks import isolation
 
-    def rounds(*figures: tuple[float, float]) -> list[Sample]:
-        return [
-            Sample(
-                per_second=per_second,
-                p50_ms=1.0,
-                p99_ms=2.0,
-                max_ms=3.0,
-                delivered_p99_ms=p99,
-                load_cpu_us=1.0,
-                cpu_us=p99,
-            )
-            for per_second, p99 in figures
-        ]
+    return isolation
 
-    # A machine that is half as fast for a while says nothing about the vendor.
-    report = Report(machine={}, started_at=0.0, options=Options(rounds=3))
-    report.rounds["isolation"] = {
-        "answers": rounds((4000, 10.0), (2000, 20.0), (4000, 10.0)),
-        "refuses": rounds((3800, 10.5), (1900, 21.0), (3800, 10.5)),
-        "hangs": rounds((3000, 12.0), (1500, 24.0), (3000, 12.0)),
-    }
-    assert report.ratios("isolation", "refuses") == [0.95, 0.95, 0.95]
-    assert [(target.name, target.met) for target in report.targets()] == [
-        ("beside one that refuses: share of throughput", True),
-        ("beside one that refuses: share of delivered p99", True),
-        ("beside one that refuses: share of CPU per webhook", True),
-        ("beside one that hangs: share of throughput", False),
-        ("beside one that hangs: share of delivered p99", False),
-        ("beside one that hangs: share of CPU per webhook", False),
+
+def turns(isolation: Any, *, machine: list[float], slower: float) -> list[Any]:
+    """Turns of a subject that is so much *slower*, on a *machine* that is slow now and then."""
+    return [
+        isolation.Turn(
+            arrived=round(4000 / factor / slower),
+            seconds=1.0,
+            delivered=4000,
+            cpu_seconds=slower,
+            latencies_ns=sorted(
+                round(1e6 * factor * slower * (1 + number % 100)) for number in range(2000)
+            ),
+        )
+        for factor in machine
     ]
+
+
+@pytest.mark.parametrize(("slower", "verdict"), [(1.0, "met"), (1.05, "met"), (1.3, "missed")])
+def test_what_slows_the_machine_for_a_turn_says_nothing_about_the_vendor(
+    isolation: Any, slower: float, verdict: str
+) -> None:
+    machine = [1.0, 1.0, 3.0, 1.0, 20.0, 1.0] * 3
+    control = turns(isolation, machine=machine, slower=1.0)
+    beside = turns(isolation, machine=machine, slower=slower)
+    found = isolation.Isolation(turns={"answers": control, "refuses": beside, "hangs": beside})
+    shares = found.shares()
+    assert {share.verdict for share in shares} == {verdict}
+    for share in shares:
+        expected = 1 / slower if share.figure == "throughput" else slower
+        assert [share.low, share.value, share.high] == pytest.approx([expected] * 3, rel=0.001)
+
+
+def test_one_bad_turn_of_many_decides_nothing(isolation: Any) -> None:
+    calm = [1.0] * 10
+    control = turns(isolation, machine=calm, slower=1.0)
+    shaken = turns(isolation, machine=[*calm[1:], 5.0], slower=1.0)
+    found = isolation.Isolation(turns={"answers": control, "refuses": control, "hangs": shaken})
+    verdicts = {(share.beside, share.figure): share.verdict for share in found.shares()}
+    assert verdicts["hangs", "delivered p99"] == "undecided"
+    assert verdicts["refuses", "delivered p99"] == "met"
+
+
+@given(
+    st.lists(
+        st.lists(st.integers(1, 1000), min_size=1, max_size=300), min_size=1, max_size=5
+    )
+)  # fmt: skip
+def test_the_p99_of_all_turns_is_that_of_all_their_latencies(lists: list[list[int]]) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(str(Path(__file__).parents[2]))
+        from benchmarks import isolation
+        from benchmarks.load import percentile_ms
+
+    pooled = [
+        isolation.Turn(
+            arrived=0, seconds=1.0, delivered=0, cpu_seconds=0.0, latencies_ns=sorted(values)
+        )
+        for values in lists
+    ]
+    everything = sorted(value for values in lists for value in values)
+    assert isolation._p99_ms(pooled) == percentile_ms(everything, 0.99)
