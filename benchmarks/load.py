@@ -2,7 +2,7 @@
 
 Closed loop: each connection sends its next webhook when the last one is answered, as long as no
 more than ``in_flight`` are undelivered. Open loop: webhooks are due at a fixed rate whatever the
-answers do, each of them is sent, and latency counts from when it was *due*, so a stall is not hidden
+answers do, each is sent, and latency counts from when it was *due*, so a stall is not hidden
 by the requests that it kept from being sent (coordinated omission).
 """
 

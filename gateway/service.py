@@ -232,6 +232,7 @@ class Service:
         for lane in parts.ready.lanes.values():
             lane.close()
             lane.drop_waiting()
+        log.info("attempts_awaited", attempts=len(parts.ready.executing))
         unfinished = await parts.slots.finish(self.config.gateway.drain_seconds)
         if unfinished:
             log.warning("attempts_cut_short", attempts=unfinished)

@@ -86,42 +86,16 @@ SELECT gateway.release_key($1, $2, $3) AS next
 SELECT now() AS now
 
 -- name: count_waiting
--- Jobs that wait, counting no further than $9. $1 state, $2 vendor, $3 route, $4 correlation id,
--- $5 event, $6 fingerprint of the last error; $7 the lowest id, $8 the id above the highest. A null
--- filters nothing.
+-- Jobs that wait, counting no further than $9; $1 to $8 as gateway.waiting takes them.
 SELECT count(*) AS jobs
-FROM (SELECT FROM gateway.jobs
-      WHERE id >= $7 AND id < $8
-        AND ($1::gateway.job_state IS NULL OR state = $1)
-        AND ($1 IS DISTINCT FROM 'available' OR claimable)
-        AND ($1 IS DISTINCT FROM 'scheduled' OR due_at IS NOT NULL)
-        AND ($1 IS DISTINCT FROM 'blocked' OR in_line)
-        AND (claimable OR due_at IS NOT NULL OR in_line)
-        AND ($2::text IS NULL OR vendor = $2)
-        AND ($3::text IS NULL OR route = $3)
-        AND ($4::text IS NULL OR correlation_id = $4)
-        AND ($5::uuid IS NULL OR event_id = $5)
-        AND ($6::text IS NULL OR gateway.fingerprint(last_error) = $6)
-      LIMIT $9) w
+FROM (SELECT FROM gateway.waiting($1, $2, $3, $4, $5, $6, $7, $8) LIMIT $9) w
 
 -- name: cancel_waiting
 -- Cancel some of them, $9 at most; return how many were found and how many are cancelled now. Their
 -- lines are locked first and in order, as a settle does it, so that the two cannot deadlock.
 -- $10 who does it, $11 the filter as it goes into the book.
 WITH found AS MATERIALIZED (
-    SELECT id, route, ordering_key FROM gateway.jobs
-    WHERE id >= $7 AND id < $8
-      AND ($1::gateway.job_state IS NULL OR state = $1)
-      AND ($1 IS DISTINCT FROM 'available' OR claimable)
-      AND ($1 IS DISTINCT FROM 'scheduled' OR due_at IS NOT NULL)
-      AND ($1 IS DISTINCT FROM 'blocked' OR in_line)
-      AND (claimable OR due_at IS NOT NULL OR in_line)
-      AND ($2::text IS NULL OR vendor = $2)
-      AND ($3::text IS NULL OR route = $3)
-      AND ($4::text IS NULL OR correlation_id = $4)
-      AND ($5::uuid IS NULL OR event_id = $5)
-      AND ($6::text IS NULL OR gateway.fingerprint(last_error) = $6)
-    LIMIT $9
+    SELECT id, route, ordering_key FROM gateway.waiting($1, $2, $3, $4, $5, $6, $7, $8) LIMIT $9
 ), lines AS MATERIALIZED (
     SELECT k.route FROM gateway.ordering_keys k
     WHERE (k.route, k.key) IN (SELECT route, ordering_key FROM found WHERE ordering_key IS NOT NULL)
