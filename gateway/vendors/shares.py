@@ -9,7 +9,8 @@ limit is used, and how few orders that takes:
 - Otherwise calls are bought in small lots, a moment before they are needed, and those of a lot
   have their starts spread at the limit's pace. Each order reports what was called, and when, so a
   lot weighs on the limit for as short as it can.
-- What is not needed any more is given back.
+- What is not needed any more is given back; so is a call whose connection took long to open, while
+  it is not reported (with long windows a second: of one call an hour none is to spare).
 
 Times are those of the limiter's clock. An answer's times count from the moment at which it was
 given, which lies between the order's sending and its receipt: a start counts from the later of
@@ -19,6 +20,7 @@ these, an end from the earlier.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -88,6 +90,7 @@ class Share:
             unit = 2.0
             self._shared = relaxed
         self._alone = relaxed
+        self._unsure_seconds = 0.0 if short else relaxed.report_seconds  # it may yet be given back
         self._unlimited_alone = not long_lot
         self.terms = RateTerms(
             counts=tuple(windows.values()),
@@ -265,12 +268,14 @@ class Share:
             self._unlimited_until = self._bought_until = _NEVER
             self.exclusive = False
         self._number += 1
-        self._reporting = len(self._unreported)
+        sure_from = now if releases else now - self._unsure_seconds
+        self._reporting = bisect_right(self._unreported, sure_from)
+        unsure = len(self._unreported) - self._reporting  # counts as bought, not as called
         return RateOrder(
             number=self._number,
             sent_at=now,
             used=self._report(now),
-            kept=self._have(now) if now >= self._unlimited_until else 0,
+            kept=self._have(now) + unsure if now >= self._unlimited_until else 0,
             wanted=wanted,
             wants=wants,
             releases=releases,
@@ -284,12 +289,13 @@ class Share:
 
     def _report(self, now: float) -> tuple[tuple[float, int], ...]:
         """Return (age, calls) of spans of time; a span is as young as its youngest call."""
-        if not self._unreported:
+        stamps = self._unreported[: self._reporting]
+        if not stamps:
             return ()
-        first, last = self._unreported[0], self._unreported[-1]
+        first, last = stamps[0], stamps[-1]
         span_seconds = max((last - first) / _REPORTED_SPANS, 1e-3)
         spans: dict[int, tuple[float, int]] = {}
-        for stamp in self._unreported:
+        for stamp in stamps:
             place = int((stamp - first) / span_seconds)
             spans[place] = (max(0.0, now - stamp), spans.get(place, (0.0, 0))[1] + 1)
         return tuple(spans.values())

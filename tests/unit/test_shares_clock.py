@@ -116,6 +116,22 @@ def test_a_call_that_was_not_made_may_be_made_later_unless_it_is_reported() -> N
     assert subject._have(clock.now) == 1
 
 
+def test_the_only_call_of_an_hour_is_not_lost_to_a_connection_that_opens_slowly() -> None:
+    subject, clock = share(Rate(1, 3600.0))
+    with subject.waits(), subject.waits():
+        subject.settle(ordered(subject), granted(1, from_seconds=0.0, until_seconds=9.0))
+        subject.take(100.0)
+        clock.now = 100.1
+        early = ordered(subject)  # somebody else waits, too
+        assert (early.used, early.kept) == ((), 1)  # bought, and so it weighs on the limit
+        subject.settle(early, granted(0, retry_seconds=3600.0))
+        subject.give_back(100.0)
+        assert subject.free_at(clock.now) <= clock.now
+        subject.take(100.2)
+        clock.now = 101.5
+        assert ordered(subject).used == (pytest.approx((1.3, 1)),)
+
+
 def test_a_node_alone_that_is_told_of_another_stops_before_it_reports() -> None:
     subject, clock = share()
     with subject.waits():
