@@ -94,6 +94,17 @@ async def test_each_sender_is_answered_before_it_gives_up(tmp_path: Path) -> Non
             assert seconds - 0.2 < place.desk.patience[-1] <= seconds, name
 
 
+async def test_a_sender_is_told_what_it_takes_for_a_success(tmp_path: Path) -> None:
+    """Linear sends again whatever is not answered with 200."""
+    told = "response = { status = 204 }"
+    toml = vendor("github") + vendor("linear") + vendor("own", "linear", told) + vendor("xero")
+    async with serving(tmp_path, toml) as place:
+        for name, status in (("github", 202), ("linear", 200), ("own", 204), ("xero", 200)):
+            body = b'{"webhookTimestamp":%d}' % (time.time() * 1000)
+            assert (await place.signed(name, body))[0] == status, name
+        assert len(place.desk.stored) == 4
+
+
 async def test_headers_are_bounded_one_by_one_and_together(tmp_path: Path) -> None:
     async with serving(tmp_path, '[vendors.any.webhook]\nverify = "none"\n') as place:
         few = {f"X-{number}": "v" * 7000 for number in range(8)}
