@@ -129,3 +129,30 @@ async def test_refusals_beyond_a_rate_are_counted_and_not_logged(tmp_path: Path)
                 seconds = time.monotonic() - before
             assert LINES_AT_ONCE <= len(lines) <= LINES_AT_ONCE + LINES_PER_SECOND * seconds + 1
             assert place.count(name, "unverified") == 200
+
+
+async def test_refusals_that_are_a_flood_are_held_back_and_nobody_else(tmp_path: Path) -> None:
+    """Neither another sender's, nor what the flooded sender itself sends in good order."""
+    async with serving(tmp_path, vendor("github") + vendor("shopify")) as place:
+        brake = place.intake.doors["github"].brake
+        assert (await place.call("github", b"{}"))[0] == 401
+        assert brake.held == 0
+        over = asyncio.Event()
+
+        async def flood() -> None:
+            while not over.is_set():
+                assert (await place.call("github", b"{}"))[0] == 401
+
+        senders = [asyncio.create_task(flood()) for _ in range(40)]
+
+        async def held() -> bool:
+            return brake.held >= 20
+
+        await eventually(held)
+        for name in ("shopify", "github", "shopify"):
+            assert (await place.signed(name, b"{}"))[0] == 202
+        assert (await place.call("shopify", b"{}"))[0] == 401
+        assert place.intake.doors["shopify"].brake.held == 0
+        over.set()
+        await asyncio.gather(*senders)
+        assert brake.held == 0
