@@ -1,16 +1,24 @@
 """How many webhooks come in: per time and at once, of one sender and of all together."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import cast
 
 from doorstep import Place, serving, vendor
 from harness import eventually
 from structlog.testing import capture_logs
 
+from gateway.web.doors import Door
 from gateway.web.sparing import LINES_AT_ONCE, LINES_PER_SECOND
 
 EVENT = b'{"a":%d}'
+
+
+class NoDoor:
+    """Nobody may ask it for anything."""
 
 
 async def _until_stored(place: Place, webhooks: int) -> None:
@@ -156,3 +164,29 @@ async def test_refusals_that_are_a_flood_are_held_back_and_nobody_else(tmp_path:
         over.set()
         await asyncio.gather(*senders)
         assert brake.held == 0
+
+
+async def test_a_webhook_meets_its_own_door_and_no_other(tmp_path: Path) -> None:
+    """However many senders there are, and whatever their schemes would cost."""
+    names = ["github", "stripe", "slack", "zoom", "xero", "asana", "mailgun", "jwt", "okta"]
+    async with serving(tmp_path, "".join(vendor(name) for name in names)) as place:
+        doors = place.intake.doors
+        for name in names[1:]:
+            doors[name] = cast(Door, NoDoor())
+        assert (await place.signed("github", b"{}"))[0] == 202
+
+
+def test_the_code_of_a_sender_that_nobody_configured_is_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text(vendor("github"))
+    program = f"""
+import sys
+from gateway.config import loader
+from gateway.web.doors import open_doors
+from pathlib import Path
+config = loader.load(Path({str(tmp_path / "gateway.toml")!r}), environ={{"S": "secret"}})
+open_doors({{"github": config.vendors["github"].webhook}})
+print(*(name.rpartition(".")[2] for name in sys.modules if ".checks." in name))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert set(ran.stdout.split()) <= {"base", "jws", "jwt"}  # which the settings' checks need
