@@ -10,7 +10,7 @@ PIP_OPTIONS := --disable-pip-version-check --no-input -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup venv test demo bench bench-peers fuzz format lint types layers pytest clean
+.PHONY: help setup venv test demo bench bench-peers fuzz oracles format lint types layers pytest clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { sub(/ .*/, "", $$1); printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ bench-peers: $(STAMP)  ## measure it beside other queues and webhook stacks (ins
 
 fuzz: $(STAMP)  ## send the public listener what it should not be sent (MINUTES=5)
 	@cd tests/service && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python fuzzing.py --minutes $(or $(MINUTES),5)
+
+oracles: $(STAMP)  ## ask the senders' npm packages again about what the gateway signs
+	@cd tests && $(CURDIR)/$(BIN)/python -m oracles.ask
 
 format: $(STAMP)  ## format the code and sort the imports
 	@$(BIN)/ruff check --quiet --select I --fix .

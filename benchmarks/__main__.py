@@ -87,7 +87,10 @@ def run(options: Options, *, only: set[str]) -> Report:
             ),
             "flood": (
                 partial(_quiet, options),
-                {"alone": gateway, **{kind: partial(beside, gateway, kind) for kind in FLOODS}},
+                {
+                    "alone": gateway,
+                    **{kind: partial(beside, gateway, kind, elsewhere=handler) for kind in FLOODS},
+                },
             ),
         }
         for name, (measured, subjects) in rounds.items():

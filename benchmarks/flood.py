@@ -1,7 +1,8 @@
 """A flood on one sender's path, while another sender's latency is measured.
 
 The flood is a load generator of its own, an open loop far above what its path lets through, over
-its own connections: throttled (429), or with signatures that are nobody's (401).
+its own connections: throttled (429), or with signatures that are nobody's (401). Once it goes to
+another server on the same machine, which tells what the machine's share in the difference is.
 """
 
 from __future__ import annotations
@@ -23,20 +24,24 @@ CONNECTIONS = 32
 _MAX_SECONDS = 170.0
 _FORGERS_SECRET = "whsec_" + "A" * 32
 
+Start = Callable[[], AbstractContextManager[Subject]]
+
 # what floods → its path, what it signs with, and what it is answered
 FLOODS = {
+    "elsewhere": ("/webhooks/noisy", SECRET, 202),
     "throttled": ("/webhooks/noisy", SECRET, 429),
     "forged": ("/webhooks/scheduled", _FORGERS_SECRET, 401),
 }
 
 
 @contextmanager
-def beside(start: Callable[[], AbstractContextManager[Subject]], kind: str) -> Iterator[Subject]:
+def beside(start: Start, kind: str, *, elsewhere: Start) -> Iterator[Subject]:
     """Start a subject, and let a flood of that *kind* go on until the block ends."""
     path, secret, expected = FLOODS[kind]
-    with start() as subject:
+    with start() as subject, elsewhere() as other:
+        flooded = other if kind == "elsewhere" else subject
         spec = LoadSpec(
-            port=subject.port,
+            port=flooded.port,
             path=path,
             secret=secret,
             connections=CONNECTIONS,
@@ -54,7 +59,7 @@ def beside(start: Callable[[], AbstractContextManager[Subject]], kind: str) -> I
             assert flood.stdin is not None
             flood.stdin.write(msgspec.json.encode(spec))
             flood.stdin.close()
-            _wait_until_answered(subject, path, expected)
+            _wait_until_answered(flooded, path, expected)
             yield subject
             if flood.poll() is not None:
                 raise BenchmarkError("the flood ended before the measurement did")

@@ -21,12 +21,18 @@ class Authority:
         self.pem = self._certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     def issue(
-        self, name: str, *, password: str = "", address: str = "127.0.0.1", days: int = 1
+        self,
+        name: str,
+        *,
+        password: str = "",
+        address: str = "127.0.0.1",
+        host: str = "",
+        days: int = 1,
     ) -> tuple[str, str]:
-        """Return a certificate for *name* and *address*, good for *days*, and its key, as PEM."""
+        """Return a certificate for *name*, *address* and *host*, good for *days*, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._sign(
-            _name(name), key.public_key(), ca=False, address=address, days=days
+            _name(name), key.public_key(), ca=False, address=address, host=host, days=days
         )
         encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
         if password:
@@ -43,10 +49,13 @@ class Authority:
         *,
         ca: bool,
         address: str = "127.0.0.1",
+        host: str = "",
         days: int = 1,
     ) -> x509.Certificate:
         now = datetime.now(UTC)
-        alternatives = x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))])
+        names: list[x509.GeneralName] = [x509.IPAddress(ip_address(address))]
+        names += [x509.DNSName(host)] if host else []
+        alternatives = x509.SubjectAlternativeName(names)
         own = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
         builder = (
             x509.CertificateBuilder(self._name, subject, key)

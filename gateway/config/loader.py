@@ -129,6 +129,10 @@ def _vendor(name: str, values: Values, server: ServerSection) -> Vendor:
             "answer_within": ("answer_within_seconds", patience * 4 / 5),
         }
         given = values["webhook"].given
+        if webhook.verify and "status" not in values["webhook"]["response"].given:
+            status = webhook.verify.accepted_status
+            response = msgspec.structs.replace(webhook.response, status=status)
+            webhook = msgspec.structs.replace(webhook, response=response)
         fields = {field: value for key, (field, value) in inherited.items() if key not in given}
         webhook = msgspec.structs.replace(webhook, **fields)
     api = _api(name, values["api"]) if "api" in values else None

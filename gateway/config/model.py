@@ -95,7 +95,7 @@ class QueueSection(msgspec.Struct, frozen=True, kw_only=True):
 class ResponseOverride(msgspec.Struct, frozen=True, kw_only=True):
     """The success answer that a vendor demands in place of ours."""
 
-    status: int = 202
+    status: int = 202  # the loader fills in the sender's own
     body: str | None = None  # None: our JSON
 
 

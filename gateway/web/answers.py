@@ -90,7 +90,6 @@ def receipt_said(door: Door, receipt: Receipt, correlation_id: str) -> Said:
     if override.body is not None:
         return Said(status, override.body.encode(), "text/plain; charset=utf-8", correlation_id)
     if _is_terse(door):
-        status = status if override.status != 202 else 200
         return Said(status, b"", "text/plain", correlation_id)
     body = b'{"event_id": "%s", "jobs": %d, "duplicate": %s}' % (
         str(receipt.event_id).encode(),

@@ -11,7 +11,7 @@ from gateway.config.model import ServerSection, Webhook
 from gateway.web.caller import Networks
 from gateway.web.handshaking import handshakes_of, verifier_of
 from gateway.web.sparing import LineBudget
-from gateway.web.throttle import Places, TokenBucket
+from gateway.web.throttle import Brake, Places, TokenBucket
 from gateway.webhooks.extract import compile_dedupe, compile_event_type
 from gateway.webhooks.handshakes import Handshakes
 from gateway.webhooks.scheme import Scheme
@@ -35,6 +35,7 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
     find_dedupe_key: Callable[[Mapping[str, str], object, bytes], str | None]
     bucket: TokenBucket | None
     places: Places
+    brake: Brake
     allowed: Networks  # empty: everybody
     lines: LineBudget  # of what anybody can have us log
     decodes: bool  # whether anything but a route's expression needs the decoded body
@@ -59,6 +60,7 @@ def open_doors(webhooks: Mapping[str, Webhook]) -> dict[str, Door]:
             find_dedupe_key=compile_dedupe(dedupe),
             bucket=bucket_of(config),
             places=Places(config.concurrency),
+            brake=Brake(),
             allowed=Networks(config.allow_ips),
             lines=LineBudget(),
             decodes="body:" in event_type or "body:" in dedupe,

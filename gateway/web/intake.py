@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 from aiohttp import StreamReader, web
@@ -45,7 +46,7 @@ from gateway.web.caller import Networks, caller_address, peer_of
 from gateway.web.connections import Connection
 from gateway.web.doors import Door, bucket_of, open_doors
 from gateway.web.handshaking import Fetch, fetch_nothing, learn
-from gateway.web.throttle import Places
+from gateway.web.throttle import Brake, Places
 from gateway.webhooks.decompress import decode_received
 from gateway.webhooks.extract import UNDECODED
 from gateway.webhooks.handshakes import Answer
@@ -81,6 +82,7 @@ class Intake:
     ) -> None:
         self.doors = dict(doors)
         self._places = Places(server.concurrency)
+        self._brake = Brake()  # on what comes to no door
         self._bucket = bucket_of(server)
         self._fetch = fetch
         self._trusted_proxies = Networks(server.trusted_proxies)
@@ -121,7 +123,11 @@ class Intake:
             patience_seconds = door.config.answer_within_seconds
             committed = self._desk.submit(acceptance, patience_seconds=patience_seconds)
         except Exception as error:  # noqa: BLE001  # whatever it is, it has an answer
-            connection.answer(self._told(door, error, correlation_id, path).written())
+            said = self._told(door, error, correlation_id, path)
+            if said.status < 500:
+                self._brake_at(door).let(partial(connection.answer, said.written()))
+            else:
+                connection.answer(said.written())
             return
         self._enter(door)
         self.under_way += 1
@@ -151,6 +157,8 @@ class Intake:
         except Exception as error:  # noqa: BLE001  # whatever it is, it has an answer
             door = self._door_at(request.path)
             response = self._told(door, error, correlation_id, request.path).response()
+            if response.status < 500:
+                await self._brake_at(door).wait()
             if response.status == 413 or not request.content.is_eof():
                 # Nothing more is read from this connection: the body could go on for ever.
                 response.force_close()
@@ -253,7 +261,9 @@ class Intake:
         if config is None:
             return
         fresh = open_doors({vendor: config})[vendor]
-        self.doors[vendor] = msgspec.structs.replace(fresh, bucket=door.bucket, places=door.places)
+        self.doors[vendor] = msgspec.structs.replace(
+            fresh, bucket=door.bucket, places=door.places, brake=door.brake
+        )
         path = config.learn_secret.path if config.learn_secret else ""
         log.warning("secret_learnt", vendor=vendor, file=str(path))
 
@@ -261,6 +271,9 @@ class Intake:
 
     def _door_at(self, path: str) -> Door | None:
         return self.doors.get(path[len(PREFIX) :]) if path.startswith(PREFIX) else None
+
+    def _brake_at(self, door: Door | None) -> Brake:
+        return door.brake if door is not None else self._brake
 
     def _admit(
         self,

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
+REFUSALS_PER_SECOND = 100.0  # of one path, answered without delay
+REFUSALS_AT_ONCE = 200
+HELD_SECONDS = 0.1  # the delay of all others
+MAX_HELD = 256
+
 
 class TokenBucket:
     """Lets *burst* requests in at once and *rate_per_second* in the long run.
@@ -40,3 +48,39 @@ class Places:
     def full(self) -> bool:
         """Whether nobody else gets in."""
         return self.taken >= self.limit
+
+
+class Brake:
+    """Holds back the answers of refusals once they are a flood.
+
+    Whoever waits for an answer before it sends again is slowed down, and what it would have sent
+    costs nobody anything: a request is dearest where it is read, whatever it is answered. The
+    answer is held and not the connection, since a proxy sends another sender's webhooks over the
+    same one as soon as it is free. Beyond MAX_HELD nobody waits: a flood must not make us keep its
+    connections.
+    """
+
+    __slots__ = ("_bucket", "held")
+
+    def __init__(self) -> None:
+        self._bucket = TokenBucket(REFUSALS_PER_SECOND, REFUSALS_AT_ONCE, now=0.0)
+        self.held = 0
+
+    def let(self, answer: Callable[[], None]) -> None:
+        """Call *answer* for one more refusal: at once, or in a moment."""
+        loop = asyncio.get_running_loop()
+        if self.held >= MAX_HELD or self._bucket.take(loop.time()) == 0.0:
+            answer()
+            return
+        self.held += 1
+        loop.call_later(HELD_SECONDS, self._release, answer)
+
+    async def wait(self) -> None:
+        """Return when one more refusal may be answered."""
+        released = asyncio.get_running_loop().create_future()
+        self.let(lambda: None if released.done() else released.set_result(None))
+        await released
+
+    def _release(self, answer: Callable[[], None]) -> None:
+        self.held -= 1
+        answer()

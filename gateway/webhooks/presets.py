@@ -124,6 +124,7 @@ _SCHEMES = (
             ),
         ),
         patience_seconds=3.0,
+        accepted_status=200,
         link="https://developers.zoom.us/docs/api/webhooks/#verify-webhook-events",
     ),
     # the URL as configured at Square
@@ -178,6 +179,7 @@ _SCHEMES = (
         event_type="header:Linear-Event",
         dedupe="header:Linear-Delivery",
         patience_seconds=5.0,
+        accepted_status=200,
         link="https://linear.app/developers/webhooks",
     ),
     Scheme(
@@ -190,6 +192,8 @@ _SCHEMES = (
         tolerance_seconds=5.0,
         event_type="body:event_type",
         dedupe="body:event_id",
+        patience_seconds=5.0,
+        accepted_status=200,
         link="https://developer.paddle.com/webhooks/signature-verification",
     ),
     # events come in batches
@@ -201,12 +205,15 @@ _SCHEMES = (
         handshakes=(Handshake(match={"body:events": "[]"}),),
         empty_answers=True,
         patience_seconds=5.0,
+        accepted_status=200,
         link="https://developer.xero.com/documentation/guides/webhooks/overview/",
     ),
     Scheme(
         name="quickbooks",
         header="intuit-signature",
         encoding="base64",
+        patience_seconds=3.0,
+        accepted_status=200,
         link="https://developer.intuit.com/app/developer/qbo/docs/develop/webhooks",
     ),
     # the app's secret
@@ -224,6 +231,7 @@ _SCHEMES = (
                 body="{query:hub.challenge}",
             ),
         ),
+        accepted_status=200,
         link="https://developers.facebook.com/docs/graph-api/webhooks/getting-started",
     ),
     Scheme(
@@ -299,6 +307,7 @@ _SCHEMES = (
                 headers={"X-Hook-Secret": "{header:X-Hook-Secret}"},
             ),
         ),
+        accepted_status=200,
         link="https://developers.asana.com/docs/webhooks-guide",
     ),
     # bodies only name accounts that changed, so the next change looks just like the last one
@@ -330,6 +339,8 @@ _SCHEMES = (
                 content_type="application/json",
             ),
         ),
+        patience_seconds=3.0,
+        accepted_status=200,
         link="https://docs.x.com/x-api/webhooks/introduction",
     ),
     # Public keys ----------------------------------------------------------------------
@@ -389,6 +400,7 @@ _SCHEMES = (
         tolerance_seconds=8 * 3600.0 + 300.0,
         event_type="body:event-data.event | body:event",
         dedupe="body:signature.token | body:token",
+        accepted_status=200,
         link="https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/securing-webhooks",
     ),
     # The signature covers what tells two events apart, and so names them.
@@ -478,6 +490,7 @@ _SCHEMES = (
             ),
         ),
         patience_seconds=3.0,
+        accepted_status=200,
         link="https://developer.okta.com/docs/concepts/event-hooks/",
     ),
     Scheme(

@@ -107,6 +107,7 @@ class Scheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     handshakes: tuple[Handshake, ...] = ()
     empty_answers: bool = False  # this sender wants 200 or 401 and not a byte more
     patience_seconds: float = PATIENCE_SECONDS  # how long this sender waits for an answer
+    accepted_status: int = 202  # what tells this sender that its webhook was taken in
     link: str = ""  # the sender's own description
 
     @property
@@ -132,6 +133,7 @@ PRESET_ONLY = frozenset(
         "handshakes",
         "empty_answers",
         "patience_seconds",
+        "accepted_status",
         "link",
     }
 )

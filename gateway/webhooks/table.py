@@ -6,7 +6,8 @@ from gateway.webhooks.presets import PRESETS
 from gateway.webhooks.scheme import ASYMMETRIC, Handshake, Scheme
 
 _COLUMNS = (
-    "preset", "header", "algorithm", "signed", "time", "event type", "dedupe key", "handshake",
+    "preset", "header", "algorithm", "signed", "time", "event type", "dedupe key", "answer",
+    "handshake",
 )  # fmt: skip
 
 
@@ -34,6 +35,7 @@ def _row(scheme: Scheme) -> tuple[str, ...]:
         _time(scheme),
         _source(scheme.event_type) or "none",
         _source(scheme.dedupe),
+        f"{scheme.accepted_status} within {scheme.patience_seconds:g} s",
         "<br>".join(_handshake(handshake) for handshake in scheme.handshakes) or "none",
     )
 

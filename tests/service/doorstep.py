@@ -19,6 +19,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.vendors.fetch import FetchFailed
 from gateway.web.connections import Timeouts
 from gateway.web.doors import open_doors
+from gateway.web.handshaking import Fetch
 from gateway.web.intake import Intake
 from gateway.web.server import Listener, public_listener
 from gateway.webhooks.sign import sign
@@ -117,7 +118,11 @@ secrets = ["{secret}"]
 
 @contextlib.asynccontextmanager
 async def serving(
-    tmp_path: Path, toml: str, *, timeouts: Timeouts | None = None
+    tmp_path: Path,
+    toml: str,
+    *,
+    timeouts: Timeouts | None = None,
+    fetch: Fetch | None = None,
 ) -> AsyncIterator[Place]:
     path = tmp_path / "gateway.toml"
     path.write_text(toml)
@@ -132,7 +137,7 @@ async def serving(
             backlog_full=lambda: False,
             metrics=place.metrics,
             server=config.server,
-            fetch=place.fetcher.fetch,
+            fetch=fetch or place.fetcher.fetch,
         )
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:

@@ -1,16 +1,24 @@
 """How many webhooks come in: per time and at once, of one sender and of all together."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import cast
 
 from doorstep import Place, serving, vendor
 from harness import eventually
 from structlog.testing import capture_logs
 
+from gateway.web.doors import Door
 from gateway.web.sparing import LINES_AT_ONCE, LINES_PER_SECOND
 
 EVENT = b'{"a":%d}'
+
+
+class NoDoor:
+    """Nobody may ask it for anything."""
 
 
 async def _until_stored(place: Place, webhooks: int) -> None:
@@ -94,6 +102,17 @@ async def test_each_sender_is_answered_before_it_gives_up(tmp_path: Path) -> Non
             assert seconds - 0.2 < place.desk.patience[-1] <= seconds, name
 
 
+async def test_a_sender_is_told_what_it_takes_for_a_success(tmp_path: Path) -> None:
+    """Linear sends again whatever is not answered with 200."""
+    told = "response = { status = 204 }"
+    toml = vendor("github") + vendor("linear") + vendor("own", "linear", told) + vendor("xero")
+    async with serving(tmp_path, toml) as place:
+        for name, status in (("github", 202), ("linear", 200), ("own", 204), ("xero", 200)):
+            body = b'{"webhookTimestamp":%d}' % (time.time() * 1000)
+            assert (await place.signed(name, body))[0] == status, name
+        assert len(place.desk.stored) == 4
+
+
 async def test_headers_are_bounded_one_by_one_and_together(tmp_path: Path) -> None:
     async with serving(tmp_path, '[vendors.any.webhook]\nverify = "none"\n') as place:
         few = {f"X-{number}": "v" * 7000 for number in range(8)}
@@ -118,3 +137,56 @@ async def test_refusals_beyond_a_rate_are_counted_and_not_logged(tmp_path: Path)
                 seconds = time.monotonic() - before
             assert LINES_AT_ONCE <= len(lines) <= LINES_AT_ONCE + LINES_PER_SECOND * seconds + 1
             assert place.count(name, "unverified") == 200
+
+
+async def test_refusals_that_are_a_flood_are_held_back_and_nobody_else(tmp_path: Path) -> None:
+    """Neither another sender's, nor what the flooded sender itself sends in good order."""
+    async with serving(tmp_path, vendor("github") + vendor("shopify")) as place:
+        brake = place.intake.doors["github"].brake
+        assert (await place.call("github", b"{}"))[0] == 401
+        assert brake.held == 0
+        over = asyncio.Event()
+
+        async def flood() -> None:
+            while not over.is_set():
+                assert (await place.call("github", b"{}"))[0] == 401
+
+        senders = [asyncio.create_task(flood()) for _ in range(40)]
+
+        async def held() -> bool:
+            return brake.held >= 20
+
+        await eventually(held)
+        for name in ("shopify", "github", "shopify"):
+            assert (await place.signed(name, b"{}"))[0] == 202
+        assert (await place.call("shopify", b"{}"))[0] == 401
+        assert place.intake.doors["shopify"].brake.held == 0
+        over.set()
+        await asyncio.gather(*senders)
+        assert brake.held == 0
+
+
+async def test_a_webhook_meets_its_own_door_and_no_other(tmp_path: Path) -> None:
+    """However many senders there are, and whatever their schemes would cost."""
+    names = ["github", "stripe", "slack", "zoom", "xero", "asana", "mailgun", "jwt", "okta"]
+    async with serving(tmp_path, "".join(vendor(name) for name in names)) as place:
+        doors = place.intake.doors
+        for name in names[1:]:
+            doors[name] = cast(Door, NoDoor())
+        assert (await place.signed("github", b"{}"))[0] == 202
+
+
+def test_the_code_of_a_sender_that_nobody_configured_is_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text(vendor("github"))
+    program = f"""
+import sys
+from gateway.config import loader
+from gateway.web.doors import open_doors
+from pathlib import Path
+config = loader.load(Path({str(tmp_path / "gateway.toml")!r}), environ={{"S": "secret"}})
+open_doors({{"github": config.vendors["github"].webhook}})
+print(*(name.rpartition(".")[2] for name in sys.modules if ".checks." in name))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert set(ran.stdout.split()) <= {"base", "jws", "jwt"}  # which the settings' checks need

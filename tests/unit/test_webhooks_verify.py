@@ -319,6 +319,31 @@ def test_a_table_can_sign_method_url_headers_and_body_paths() -> None:
         sign(URL_SAFE, "00ff10", body=BODY, now=NOW, message_id="1")
 
 
+def test_a_table_can_sign_what_stands_in_the_query() -> None:
+    """The timestamp, too: as its raw text, which is decoded from the URL."""
+    scheme = Scheme(
+        header="X-Signature", signed="{query:nonce}.{timestamp}.{body}", timestamp="query:t"
+    )
+    verifier = Verifier(scheme, ["key"])
+    text = hmac.new(b"key", b"a b/\xc3\xa9.0%d." % NOW + BODY, hashlib.sha256).hexdigest()
+
+    def told(query: str, now: float = NOW) -> str:
+        request = SignedRequest("POST", "/x", {"x-signature": text}, BODY, query)
+        try:
+            verifier.verify(request, now)
+        except SignatureRefused as refusal:
+            return refusal.reason
+        return "accepted"
+
+    assert told(f"nonce=a+b%2F%C3%A9&t=0{NOW}") == "accepted"
+    assert told(f"t=0{NOW}&nonce=a%20b/%c3%a9&nonce=other") == "accepted"  # the first counts
+    assert told(f"nonce=a+b%2F%C3%A9&t={NOW}") == "no signature matches any secret"
+    assert told(f"nonce=other&t=0{NOW}") == "no signature matches any secret"
+    assert told(f"t=0{NOW}") == "nothing at query:nonce"
+    assert told("nonce=a+b%2F%C3%A9") == "no timestamp at query:t"
+    assert "s old" in told(f"nonce=a+b%2F%C3%A9&t=0{NOW}", NOW + 301)
+
+
 def test_a_token_is_the_secret_itself() -> None:
     bearer = Scheme(header="Authorization", algorithm="token", prefix="Bearer ")
     assert verdict(bearer, {"authorization": f"Bearer {SECRET}"}) == "accepted"

@@ -15,7 +15,12 @@ RESPONSE = Section(
     doc="The answer to an accepted webhook, where the sender demands its own.",
     make=ResponseOverride,
     keys=(
-        Key(name="status", kind=Number(200, 299), default=202, doc="its HTTP status"),
+        Key(
+            name="status",
+            kind=Number(200, 299),
+            unset="what the sender takes for a success, or 202",
+            doc="its HTTP status",
+        ),
         Key(
             name="body",
             kind=Text("string", str),
