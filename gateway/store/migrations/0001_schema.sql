@@ -205,6 +205,17 @@ CREATE TABLE gateway.sealed_days (
     sealed_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- What a sealed day holds, counted once: a search passes over the days that have nothing for it, so
+-- that what it does not find costs no index that every job would pay for.
+CREATE TABLE gateway.sealed_jobs (
+    day    date NOT NULL REFERENCES gateway.sealed_days ON DELETE CASCADE,
+    route  text NOT NULL,
+    vendor text NOT NULL,
+    state  gateway.job_state NOT NULL,
+    jobs   bigint NOT NULL,
+    PRIMARY KEY (day, route, vendor, state)
+);
+
 -- Make the partition of one day (UTC) of events, jobs or attempts; return whether it was missing.
 -- Ids of that day that went to the default partition move along, unless there are more than can be
 -- moved under a short lock: then the day stays there, too.

@@ -24,16 +24,26 @@ ORDER BY day
 
 -- name: seal_day
 -- Finished for good unless some job is not; $1 the day, $2 and $3 the bounds of its ids. The cheap
--- questions come first: only where the partial indexes are empty is the whole day read.
-INSERT INTO gateway.sealed_days (day)
-SELECT $1::date
-WHERE NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3 AND claimable)
-  AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3 AND due_at IS NOT NULL)
-  AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3 AND in_line)
-  AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3
-                  AND state IN ('scheduled', 'available', 'running', 'blocked'))
-ON CONFLICT DO NOTHING
-RETURNING day
+-- questions come first: only where the partial indexes are empty is the whole day read, and once
+-- more to count what it holds.
+WITH sealed AS (
+    INSERT INTO gateway.sealed_days (day)
+    SELECT $1::date
+    WHERE NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3 AND claimable)
+      AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3 AND due_at IS NOT NULL)
+      AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3 AND in_line)
+      AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3
+                      AND state IN ('scheduled', 'available', 'running', 'blocked'))
+    ON CONFLICT DO NOTHING
+    RETURNING day
+), held AS (
+    INSERT INTO gateway.sealed_jobs (day, route, vendor, state, jobs)
+    SELECT s.day, j.route, j.vendor, j.state, count(*)
+    FROM sealed s CROSS JOIN gateway.jobs j
+    WHERE j.id >= $2 AND j.id < $3
+    GROUP BY s.day, j.route, j.vendor, j.state
+)
+SELECT day FROM sealed
 
 -- name: orphans
 -- Nodes that are gone without a rescue, though they hold jobs among the ids $1 to $2: a last
