@@ -30,7 +30,10 @@ _COMMON_SETTINGS = {
 _SETTINGS = _COMMON_SETTINGS | {"plan_cache_mode": "force_custom_plan"}
 
 # What only inserts has nothing to learn from the tables: planning would be a third of its time.
-_INSERT_SETTINGS = _COMMON_SETTINGS | {"plan_cache_mode": "force_generic_plan"}
+_INSERT_SETTINGS = _COMMON_SETTINGS | {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+}
 
 # Every one of these passes by itself once the server, the network or the lock is back.
 _TRANSIENT = (
@@ -64,7 +67,7 @@ class Database:
     ``up`` tells whether the last thing that was tried went well.
     """
 
-    def __init__(self, dsn: str, *, pool: int, inserting: int = 2) -> None:
+    def __init__(self, dsn: str, *, pool: int, inserting: int = 3) -> None:
         self._dsn = dsn
         self._size = pool
         self._inserting = inserting
