@@ -115,7 +115,8 @@ BEGIN
 END $$;
 
 -- The legal moves stand in the WHEN clauses, so that a legal one costs an expression, not a call.
-CREATE TRIGGER jobs_transition BEFORE UPDATE OF state ON gateway.jobs FOR EACH ROW
+-- After an update, not before it: what runs before locks each row first, and writes that to the WAL.
+CREATE TRIGGER jobs_transition AFTER UPDATE OF state ON gateway.jobs FOR EACH ROW
     WHEN (OLD.state IS DISTINCT FROM NEW.state AND NOT CASE OLD.state
         WHEN 'scheduled' THEN NEW.state IN ('available', 'cancelled')
         WHEN 'available' THEN NEW.state IN ('running', 'cancelled')
