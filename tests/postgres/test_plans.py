@@ -130,7 +130,7 @@ async def statements(connection: Any) -> dict[str, list[Any]]:
         "nodes.rescue": ["nobody", minute],
         "events.fetch": [ours[0]],
         "events.duplicates": ["shop", str(ours[0]), ours[0]],
-        "upkeep.prune_dedupe_keys": [500],
+        "upkeep.prune_dedupe_keys": [0, 20],
     }
 
 

@@ -42,17 +42,17 @@ CREATE TABLE gateway.events (
 CREATE INDEX events_correlation ON gateway.events (correlation_id)
     WHERE correlation_id <> id::text;
 
--- The transactional lock on a sender's event: whoever inserts the row owns the event.
+-- The transactional lock on a sender's event: whoever inserts the row owns the event. The key comes
+-- first, since it is what differs. No index on expires_at, which every webhook would pay for: upkeep
+-- sweeps the table for what has expired.
 CREATE TABLE gateway.dedupe_keys (
     vendor     text NOT NULL,
     key        text NOT NULL,
     event_id   uuid NOT NULL,
     expires_at timestamptz NOT NULL,
     duplicates integer NOT NULL DEFAULT 0,
-    PRIMARY KEY (vendor, key)
+    PRIMARY KEY (key, vendor)
 ) WITH (fillfactor = 90);
-
-CREATE INDEX dedupe_keys_expiry ON gateway.dedupe_keys (expires_at);
 
 
 -- Units of work ---------------------------------------------------------------------------------------
