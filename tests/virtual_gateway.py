@@ -97,7 +97,7 @@ class VirtualDatabase:
         rows: list[Any] = getattr(self, name.replace(".", "_"))(*args) or []
         return rows
 
-    insert = fetch
+    fetch_planned = fetch
 
     def now(self) -> datetime:
         return EPOCH + timedelta(seconds=self.loop.time())

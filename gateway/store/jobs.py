@@ -58,7 +58,7 @@ async def claim(
 async def settle(db: Database, batch: Sequence[Settled], *, node: str) -> set[UUID]:
     """Record outcomes, histories and follow-up jobs; return the ids that were still ours."""
     follow_ups = [(item.job.id, job) for item in batch for job in item.follow_ups]
-    rows = await db.insert(
+    rows = await db.fetch_planned(
         "jobs.settle",
         [s.job.id for s in batch],
         [s.job.claim_no for s in batch],

@@ -50,7 +50,7 @@ SELECT * FROM claimed ORDER BY priority, id
 -- Record how attempts ended, fenced: a row whose claim_no moved on, or that is not running any
 -- more, is somebody else's by now and stays as it is. The history and the follow-up jobs are
 -- written only for the rows that matched. Returns those.
--- It is planned once (see Database.write): $28 and $29, the least and the greatest of the ids, prune
+-- It is planned once (see Database.fetch_planned): $28 and $29, the least and the greatest of the ids, prune
 -- the partitions when it runs. Outcomes are numbered, though nobody asks for the numbers, because the
 -- planner expects a thousand of what is numbered so, and then finds them by a hash. Of the few that
 -- it expects otherwise it would compare each with each job.
