@@ -47,8 +47,8 @@ SEARCH_SECONDS = 5.0  # for one statement, and before another is begun
 RECENT_SECONDS = (3600.0, 86400.0)
 
 _RELATED_IDS = 1000
-_DAYS_AT_FIRST = (8, 64)  # how many are asked for at once
-_DAYS_LATER = 512
+_NAMES_AT_FIRST = (100, 1000)  # of partitions and their indexes; a day has a dozen
+_NAMES_LATER = 10_000
 _LOWEST = UUID(int=0)
 _BEYOND = UUID(int=(1 << 128) - 1)
 
@@ -139,7 +139,7 @@ class _Search:
         yield _first_id_of(today), _BEYOND
         before = min(today, _day_after(self.reached))
         high = _first_id_of(before)
-        for count in chain(_DAYS_AT_FIRST, repeat(_DAYS_LATER)):
+        for count in chain(_NAMES_AT_FIRST, repeat(_NAMES_LATER)):
             days = await connection.fetch(
                 query("operators.days"),
                 before,
@@ -154,7 +154,7 @@ class _Search:
                 elif day["high"] < high:  # what has no day of its own is in the default partition
                     yield day["high"], high
                 before, high = day["day"], day["low"]
-            if len(days) < count:
+            if not days:
                 break
         yield _LOWEST, high
 

@@ -43,9 +43,10 @@ WITH found AS MATERIALIZED (
 SELECT id FROM found ORDER BY id DESC LIMIT $4
 
 -- name: days
--- The $2 latest days before the day $1 that have a partition: their first ids, those of the days
--- after them, and whether they may hold what is wanted: $3 state, $4 vendor, $5 route. What a sealed
--- day holds is known. By the names in the index of pg_class, so that a year costs what a week does.
+-- The latest days before the day $1 that have a partition: their first ids, those of the days after
+-- them, and whether they may hold what is wanted: $3 state, $4 vendor, $5 route. What a sealed day
+-- holds is known. By the index of pg_class, where the $2 names before that day are read, those of a
+-- day's indexes among them, so that a year costs what a week does. No row: there is no such day.
 SELECT day, gateway.uuid7_floor(day::timestamp AT TIME ZONE 'UTC') AS low,
        gateway.uuid7_floor((day + 1)::timestamp AT TIME ZONE 'UTC') AS high,
        NOT EXISTS (SELECT FROM gateway.sealed_days s WHERE s.day = d.day)
@@ -55,11 +56,12 @@ SELECT day, gateway.uuid7_floor(day::timestamp AT TIME ZONE 'UTC') AS low,
                     AND ($4::text IS NULL OR h.vendor = $4)
                     AND ($5::text IS NULL OR h.route = $5)) AS worth_a_look
 FROM (SELECT to_date(substr(relname, 6), 'YYYYMMDD') AS day
-      FROM pg_class
-      WHERE relname >= 'jobs_0' AND relname < 'jobs_' || to_char($1::date, 'YYYYMMDD')
-        AND relnamespace = 'gateway'::regnamespace AND relkind = 'r' AND relname ~ '^jobs_\d{8}$'
-      ORDER BY relname DESC
-      LIMIT $2) d
+      FROM (SELECT relname, relkind FROM pg_class
+            WHERE relname >= 'jobs_0' AND relname < 'jobs_' || to_char($1::date, 'YYYYMMDD')
+              AND relnamespace = 'gateway'::regnamespace
+            ORDER BY relname DESC
+            LIMIT $2) latest
+      WHERE relkind = 'r' AND relname ~ '^jobs_\d{8}$') d
 ORDER BY day DESC
 
 -- name: running_floor
