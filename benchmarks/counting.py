@@ -40,7 +40,7 @@ def _write(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    for method in ("fetch", "insert", "fetch_sql"):
+    for method in ("fetch", "fetch_planned", "fetch_sql"):
         setattr(Database, method, _counted(getattr(Database, method)))
     signal.signal(signal.SIGUSR1, _write)
     main()

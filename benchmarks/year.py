@@ -33,12 +33,15 @@ from benchmarks.subjects import (
     run_load,
     running_gateway,
 )
+from gateway.store import upkeep
+from gateway.store.database import Database
 from gateway.store.embedded import EmbeddedPostgres
 from gateway.store.migrations import migrate
 
 DAYS = 365
 WAITING_DAYS = range(2, 9)  # ago
 FLAT = 0.80  # of the fresh figure
+KEPT_KEY_DAYS = 7
 DRAINED = 20_000
 # The last one finds nothing and so looks at every day: told, and promised nothing.
 SEARCH = "?route=later&state=completed"
@@ -55,6 +58,7 @@ _HASTY = {
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "maintenance_work_mem": "256MB",
+    "shared_buffers": "512MB",
 }
 
 _LEAF = """CREATE TABLE gateway.{name} (LIKE gateway.{parent} INCLUDING DEFAULTS
@@ -100,6 +104,26 @@ _ATTEMPTS = """INSERT INTO gateway.{name} (job_id, attempt, node, started_at, du
            '{{"method": "POST", "url": "http://127.0.0.1/events", "headers": {{"X": "y"}}}}',
            '{{"status": 200, "body": "{{\\"ok\\":true}}"}}'
     FROM ({jobs}) ids WHERE n < {finished}"""
+
+# What a dedupe window of a week has kept.
+_KEYS = """
+INSERT INTO gateway.dedupe_keys (vendor, key, event_id, expires_at)
+SELECT 'delivered', md5(n::text), gateway.uuid7(), now() + n * interval '7 days' / $1
+FROM generate_series(1, $1::bigint) AS n
+ON CONFLICT DO NOTHING
+"""
+
+# So that a listing has as much to show on a fresh gateway as on the filled one.
+_LISTED = """
+INSERT INTO gateway.jobs (id, route, vendor, kind, state, max_attempts, correlation_id)
+SELECT gateway.uuid7(), 'pass-on', 'paused', 'call', state::gateway.job_state, 8, n::text
+FROM generate_series(1, 60) AS n, unnest(ARRAY['available', 'running']) AS state
+"""
+_LISTED_DEAD = """
+UPDATE gateway.jobs SET state = 'dead', last_error = 'HTTP 500: try again', finished_at = now()
+WHERE vendor = 'paused' AND state = 'running' AND node IS NULL
+  AND id >= gateway.uuid7_floor(now() - interval '1 minute')
+"""
 
 _DRAIN = """
 WITH made AS (
@@ -183,6 +207,8 @@ def measure_year(
 
 def figures(gateway: Subject, stub: StubControl, options: Options) -> Figures:
     """Measure intake, drain and listings."""
+    asyncio.run(_execute(gateway, _LISTED))
+    asyncio.run(_execute(gateway, _LISTED_DEAD))
     return Figures(
         intake=intake(gateway, options).per_second,
         drain=_drain(gateway, stub),
@@ -278,15 +304,25 @@ async def fill(state_dir: Path, *, finished: int, waiting: int) -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(2):
                 group.create_task(work())
-        connection: Any = await asyncpg.connect(dsn)
-        await connection.execute(
-            "INSERT INTO gateway.vendor_state (vendor, paused) VALUES ('paused', true)"
-            " ON CONFLICT DO NOTHING"
-        )
-        await connection.execute("ANALYZE gateway.jobs, gateway.events, gateway.attempts")
-        await connection.close()
+        await _finish(dsn, finished)
     finally:
         await server.stop()
+
+
+async def _finish(dsn: str, finished: int) -> None:
+    """Bring the data to where a gateway that had been running all the time would have them."""
+    connection: Any = await asyncpg.connect(dsn)
+    await connection.execute(
+        "INSERT INTO gateway.vendor_state (vendor, paused) VALUES ('paused', true)"
+        " ON CONFLICT DO NOTHING"
+    )
+    await connection.execute(_KEYS, finished * KEPT_KEY_DAYS // DAYS)
+    await connection.execute("VACUUM (FREEZE, ANALYZE) gateway.dedupe_keys")
+    await connection.close()
+    db = Database(dsn, pool=2)
+    await db.open()
+    await upkeep.seal_finished_days(db)
+    await db.close()
 
 
 async def _fill_day(connection: Any, ago: int, finished: int, waiting: int) -> None:
@@ -318,6 +354,9 @@ async def _fill_day(connection: Any, ago: int, finished: int, waiting: int) -> N
             )
             await connection.execute(text)
             await connection.execute(_ATTACH.format(parent=parent, name=leaf, low=low, high=high))
+    # As autovacuum would have left it; otherwise it would be at work while others are measured.
+    leaves = ", ".join(f"gateway.{parent}_{name}" for parent in texts)
+    await connection.execute(f"VACUUM (FREEZE, ANALYZE) {leaves}")
 
 
 async def _execute(gateway: Subject, sql: str, *args: Any) -> None:

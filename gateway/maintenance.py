@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from uuid import UUID
@@ -27,6 +28,7 @@ COUNT_SECONDS = 2.0  # between counts of the backlog, at least
 COUNT_SHARE = 0.02  # … and counting takes no more of the time than this
 UPKEEP_SECONDS = 600.0
 PRUNE_SECONDS = 30.0
+PRUNE_ROUNDS = 120  # for the whole table
 VITALS_SECONDS = 30.0
 
 # A clock that is off by more drops no history; one that jumped is watched for so long first.
@@ -198,6 +200,9 @@ class Upkeep:
         self._vitals = vitals
         self._retention_seconds = retention_seconds
         self._told: set[UUID] = set()
+        # Of the dedupe keys. The sweep begins anywhere, so that it comes to the end of the table
+        # even where no process lives long.
+        self._page = random.getrandbits(31)
         self._clock: tuple[datetime, float] | None = None  # the database's, and loop time
         self._distrusted_until = 0.0  # loop time
 
@@ -242,8 +247,13 @@ class Upkeep:
         return loop_now >= self._distrusted_until
 
     async def _prune(self) -> None:
-        while await upkeep.prune_dedupe_keys(self._db) >= upkeep.PRUNE_ROWS:
-            pass
+        """Go on with the sweep of the dedupe keys, so that it is through every hour or two."""
+        done, pages = 0, 0
+        while done <= pages // PRUNE_ROUNDS:
+            self._page, pages = await upkeep.prune_dedupe_keys(self._db, self._page)
+            done += upkeep.PRUNE_PAGES
+            if self._page == 0:
+                return
 
     async def _tell_long_executions(self) -> None:
         executing = self._ready.executing

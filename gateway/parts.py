@@ -220,7 +220,7 @@ async def build_parts(
         limits=limits,
         news=news,
         steering=steering,
-        replays=ReplayStream(db, ready, node=node),
+        replays=ReplayStream(db, ready, node=node, replaying=steering.replaying),
         guardian=Guardian(db, ready, metrics=metrics),
         intake=intake,
         public=public,

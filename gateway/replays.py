@@ -28,18 +28,22 @@ MAX_UNFINISHED = 1000
 
 
 class ReplayStream:
-    """Makes the jobs of the replays that this node has."""
+    """Makes the jobs of the replays that this node has; at rest while *replaying* is not set."""
 
-    def __init__(self, db: Database, ready: ReadyQueue, *, node: str) -> None:
+    def __init__(
+        self, db: Database, ready: ReadyQueue, *, node: str, replaying: asyncio.Event
+    ) -> None:
         self._db = db
         self._ready = ready
         self._node = node
+        self._replaying = replaying
         # By replay: how many may be made before those unfinished are counted again.
         self._room: dict[UUID, int] = {}
 
     async def run(self) -> None:
         """Make jobs for ever, as fast as each replay's rate and its unfinished jobs allow."""
         while True:
+            await self._replaying.wait()
             pause = POLL_SECONDS
             try:
                 pause = await self._turn()

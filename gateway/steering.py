@@ -16,12 +16,16 @@ POLL_SECONDS = 1.0
 
 
 class Steering:
-    """Follows the pauses of vendors and routes; what is set aside comes back when they end."""
+    """Follows the pauses of vendors and routes; what is set aside comes back when they end.
+
+    ``replaying`` is set while a replay runs anywhere.
+    """
 
     def __init__(self, db: Database, ready: ReadyQueue) -> None:
         self._db = db
         self._ready = ready
         self._refreshing = asyncio.Lock()
+        self.replaying = asyncio.Event()
 
     async def run(self) -> None:
         """Look once a second. While the database is away what was paused stays paused."""
@@ -41,6 +45,10 @@ class Steering:
             known = await steering.pauses(self._db)
             self._follow_vendors(known.vendors)
             self._follow_routes(known.routes)
+            if known.replaying:
+                self.replaying.set()
+            else:
+                self.replaying.clear()
         for route in known.ended:
             await self._bring_back(route)
 

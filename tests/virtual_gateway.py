@@ -97,7 +97,7 @@ class VirtualDatabase:
         rows: list[Any] = getattr(self, name.replace(".", "_"))(*args) or []
         return rows
 
-    insert = fetch
+    fetch_planned = fetch
 
     def now(self) -> datetime:
         return EPOCH + timedelta(seconds=self.loop.time())
@@ -105,7 +105,7 @@ class VirtualDatabase:
     # Webhooks and jobs --------------------------------------------------------------------------
 
     def events_accept(self, *args: Any) -> None:
-        kinds = list(zip(*args[12:19], strict=True))
+        kinds = list(zip(*args[12:20], strict=True))
         ids = args[2]
         for event_id, body in zip(ids, args[10], strict=True):
             self.events[event_id] = {
@@ -120,8 +120,8 @@ class VirtualDatabase:
                 "body": body,
                 "received_at": self.now(),
             }
-        for job_id, event_no, kind_no, handed_off, _ in zip(*args[19:24], strict=True):
-            route, vendor, kind, priority, _, max_attempts, _ = kinds[kind_no - 1]
+        for job_id, event_no, kind_no in zip(*args[20:23], strict=True):
+            route, vendor, kind, priority, _, max_attempts, _, handed_off = kinds[kind_no - 1]
             row = self.jobs[job_id] = Row(
                 id=job_id,
                 event_id=ids[event_no - 1],

@@ -29,8 +29,12 @@ _COMMON_SETTINGS = {
 # on an empty partition would scan it sequentially until somebody runs ANALYZE.
 _SETTINGS = _COMMON_SETTINGS | {"plan_cache_mode": "force_custom_plan"}
 
-# What only inserts has nothing to learn from the tables: planning would be a third of its time.
-_INSERT_SETTINGS = _COMMON_SETTINGS | {"plan_cache_mode": "force_generic_plan"}
+# What every webhook pays for has nothing to learn from the tables: planning would be a third of its
+# time. What it looks up it finds by an index, also where a table was empty when it was planned.
+_PLANNED_SETTINGS = _COMMON_SETTINGS | {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+}
 
 # Every one of these passes by itself once the server, the network or the lock is back.
 _TRANSIENT = (
@@ -59,19 +63,19 @@ class _Connection(asyncpg.Connection):
 
 
 class Database:
-    """*pool* connections, and *inserting* more for :meth:`insert`.
+    """*pool* connections, and *planned* more for :meth:`fetch_planned`.
 
     ``up`` tells whether the last thing that was tried went well.
     """
 
-    def __init__(self, dsn: str, *, pool: int, inserting: int = 2) -> None:
+    def __init__(self, dsn: str, *, pool: int, planned: int = 3) -> None:
         self._dsn = dsn
         self._size = pool
-        self._inserting = inserting
+        self._planned = planned
         self._pool: Any = None
-        self._insert_pool: Any = None
-        self._insert_turns = asyncio.Semaphore(inserting)
-        self._kept: list[Any] = []  # of the insert pool, between two statements
+        self._planned_pool: Any = None
+        self._planned_turns = asyncio.Semaphore(planned)
+        self._kept: list[Any] = []  # of the planned pool, between two statements
         self._health = _Health()
 
     @property
@@ -97,7 +101,7 @@ class Database:
             with _Translated(self._health):
                 if self._pool is None:
                     self._pool = await self._make_pool(self._size, _SETTINGS)
-                    self._insert_pool = await self._make_pool(self._inserting, _INSERT_SETTINGS)
+                    self._planned_pool = await self._make_pool(self._planned, _PLANNED_SETTINGS)
                 async with self._pool.acquire(timeout=10.0):
                     pass
         except _TURNED_AWAY as error:
@@ -128,11 +132,11 @@ class Database:
 
     async def close(self) -> None:
         """Close the pool, waiting a few seconds at most for connections in use."""
-        pools = [pool for pool in (self._insert_pool, self._pool) if pool is not None]
+        pools = [pool for pool in (self._planned_pool, self._pool) if pool is not None]
         try:
             async with asyncio.timeout(5.0):
                 while self._kept:
-                    await self._insert_pool.release(self._kept.pop())
+                    await self._planned_pool.release(self._kept.pop())
                 await asyncio.gather(*[pool.close() for pool in pools])
         except (TimeoutError, *_TRANSIENT):
             for pool in pools:
@@ -142,22 +146,22 @@ class Database:
         """Run the named query and return its rows; a single statement commits by itself."""
         return await self._fetch(self._pool.acquire(timeout=10.0), query(name), args)
 
-    async def insert(self, name: str, *args: Any) -> list[Any]:
-        """Run a named query that only inserts, on a connection kept for that; return its rows.
+    async def fetch_planned(self, name: str, *args: Any) -> list[Any]:
+        """Run a named query on a connection kept for those that are planned once; return its rows.
 
-        It is planned once, without a look at its arguments or at the tables, so it must not depend
-        on them: neither scan a table that grows nor join what the arguments hold.
+        Its plan is made without a look at its arguments, and kept however the tables change, so it
+        must not depend on them: it inserts, and finds by an index what it changes.
         """
-        return await self._fetch(self._inserting_connection(), query(name), args)
+        return await self._fetch(self._planned_connection(), query(name), args)
 
     @asynccontextmanager
-    async def _inserting_connection(self) -> AsyncIterator[Any]:
-        async with self._insert_turns:
+    async def _planned_connection(self) -> AsyncIterator[Any]:
+        async with self._planned_turns:
             connection = await self._kept_connection()
             try:
                 yield connection
             except BaseException:
-                await self._insert_pool.release(connection)
+                await self._planned_pool.release(connection)
                 raise
             # Kept and not released: that would cost as much as three more webhooks.
             self._kept.append(connection)
@@ -167,8 +171,8 @@ class Database:
             connection = self._kept.pop()
             if not connection.is_closed():
                 return connection
-            await self._insert_pool.release(connection)
-        return await self._insert_pool.acquire(timeout=10.0)
+            await self._planned_pool.release(connection)
+        return await self._planned_pool.acquire(timeout=10.0)
 
     async def fetch_sql(self, sql: str, *args: Any) -> list[Any]:
         """Run *sql*, built by our own code, and return its rows."""

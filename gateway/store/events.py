@@ -65,7 +65,7 @@ async def accept(db: Database, batch: Sequence[Acceptance], *, node: str) -> Acc
             kind_nos.append(kinds.setdefault(kind, len(kinds) + 1))
             ordering_keys.append(job.ordering_key)
     events = [item.event for item in batch]
-    rows = await db.insert(
+    rows = await db.fetch_planned(
         "events.accept",
         *_columns(vendors, 2),
         [e.id for e in events],

@@ -58,7 +58,7 @@ async def claim(
 async def settle(db: Database, batch: Sequence[Settled], *, node: str) -> set[UUID]:
     """Record outcomes, histories and follow-up jobs; return the ids that were still ours."""
     follow_ups = [(item.job.id, job) for item in batch for job in item.follow_ups]
-    rows = await db.fetch(
+    rows = await db.fetch_planned(
         "jobs.settle",
         [s.job.id for s in batch],
         [s.job.claim_no for s in batch],
@@ -87,6 +87,8 @@ async def settle(db: Database, batch: Sequence[Settled], *, node: str) -> set[UU
         [None if f.payload is None else f.payload.decode() for _, f in follow_ups],
         [s.job.route for s in batch if s.job.ordering_key is not None],
         [s.job.ordering_key for s in batch if s.job.ordering_key is not None],
+        min(s.job.id for s in batch),
+        max(s.job.id for s in batch),
     )
     return {row[0] for row in rows}
 

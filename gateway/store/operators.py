@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import chain, repeat
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -19,7 +21,7 @@ import msgspec
 
 from gateway.config.values import duration_seconds
 from gateway.errors import NotFound, Refused, TooWide
-from gateway.model import FINAL_STATES, JobState
+from gateway.model import JobState
 from gateway.store import migrations
 from gateway.store.database import Database
 from gateway.store.records import (
@@ -45,6 +47,8 @@ SEARCH_SECONDS = 5.0  # for one statement, and before another is begun
 RECENT_SECONDS = (3600.0, 86400.0)
 
 _RELATED_IDS = 1000
+_NAMES_AT_FIRST = (100, 1000)  # of partitions and their indexes; a day has a dozen
+_NAMES_LATER = 10_000
 _LOWEST = UUID(int=0)
 _BEYOND = UUID(int=(1 << 128) - 1)
 
@@ -112,14 +116,47 @@ class _Search:
 
         One statement over all would first look for a match in every partition, however old.
         """
-        self._since = max(self._since, await self._floor(connection))
-        lows = [row["low"] for row in await connection.fetch(query("operators.days"))]
-        for low, high in _stretches(lows, self._since, self.reached):
-            await self._look(connection, low, high, ids=None)
-            self.reached = low
-            if self._enough():
-                return
+        if self._wanted.state is JobState.RUNNING:
+            held = await connection.fetchval(query("operators.running_floor"))
+            self._since = max(self._since, _BEYOND if held is None else held)
+        async with aclosing(self._stretches(connection)) as stretches:
+            async for low, high in stretches:
+                low, high = max(low, self._since), min(high, self.reached)
+                if low >= high:
+                    continue
+                await self._look(connection, low, high, ids=None)
+                self.reached = low
+                if low == self._since or self._enough():
+                    return
         self.reached = min(self.reached, self._since)
+
+    async def _stretches(self, connection: Any) -> AsyncGenerator[tuple[UUID, UUID]]:
+        """Yield the days that may hold what is wanted, newest first, with what is around them.
+
+        Most searches end today; which days there were before is asked only then, a few at first.
+        """
+        today = datetime.now(UTC).date()
+        yield _first_id_of(today), _BEYOND
+        before = min(today, _day_after(self.reached))
+        high = _first_id_of(before)
+        for count in chain(_NAMES_AT_FIRST, repeat(_NAMES_LATER)):
+            days = await connection.fetch(
+                query("operators.days"),
+                before,
+                count,
+                self._wanted.state,
+                self._wanted.vendor,
+                self._wanted.route,
+            )
+            for day in days:
+                if day["worth_a_look"]:
+                    yield day["low"], high
+                elif day["high"] < high:  # what has no day of its own is in the default partition
+                    yield day["high"], high
+                before, high = day["day"], day["low"]
+            if not days:
+                break
+        yield _LOWEST, high
 
     async def _walk_ids(self, connection: Any, name: str, key: object, *more: object) -> None:
         while self.reached > self._since:
@@ -148,17 +185,6 @@ class _Search:
             self._limit + 1 - len(self._found),
         )
         self._found += [_job(row) for row in rows]
-
-    async def _floor(self, connection: Any) -> UUID:
-        """Return the lowest id that a job of the wanted state can have, where one is known."""
-        state = self._wanted.state
-        if state is None or state in FINAL_STATES:
-            return _LOWEST
-        if state is JobState.RUNNING:
-            held = await connection.fetchval(query("operators.running_floor"))
-            return _BEYOND if held is None else held
-        floor: UUID = await connection.fetchval(query("upkeep.oldest_unsealed"), None)
-        return floor
 
     def _enough(self) -> bool:
         return len(self._found) > self._limit or monotonic() > self._deadline
@@ -207,14 +233,17 @@ def decode_cursor(cursor: str) -> UUID:
     return position
 
 
-def _stretches(lows: list[UUID], since: UUID, before: UUID) -> Iterator[tuple[UUID, UUID]]:
-    """Cut the ids from *since* to *before* at the days' beginnings *lows*; newest first."""
-    for low in [*lows, _LOWEST]:
-        if before <= since:
-            return
-        if low < before:
-            yield max(low, since), before
-            before = low
+def _first_id_of(day: date) -> UUID:
+    return first_id(datetime.combine(day, time.min, UTC))
+
+
+def _day_after(position: UUID) -> date:
+    """Return the day after the one in which an id was made."""
+    try:
+        made = datetime.fromtimestamp((position.int >> 80) / 1000, UTC)
+        return made.date() + timedelta(days=1)
+    except (ValueError, OverflowError):  # the id of no time that there is
+        return date.max
 
 
 def _uuid_or_nil(text: str) -> UUID:

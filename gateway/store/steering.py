@@ -40,11 +40,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Pauses(msgspec.Struct, frozen=True):
-    """What is paused; ``ended`` are routes whose jobs may wait to be brought back."""
+    """What is paused; ``ended`` are routes whose jobs may wait to be brought back.
+
+    ``replaying`` tells whether a replay runs, on whichever node.
+    """
 
     vendors: frozenset[str]
     routes: frozenset[str]
     ended: frozenset[str]
+    replaying: bool = False
 
 
 # Pauses -----------------------------------------------------------------------------------------
@@ -52,10 +56,11 @@ class Pauses(msgspec.Struct, frozen=True):
 
 async def pauses(db: Database) -> Pauses:
     """Return what is paused at present."""
-    found: dict[str, set[str]] = {"vendor": set(), "route": set(), "aside": set()}
+    found: dict[str, set[str]] = {"vendor": set(), "route": set(), "aside": set(), "replay": set()}
     for row in await db.fetch("steering.paused"):
         found[row["what"]].add(row["name"])
-    return Pauses(*(frozenset(names) for names in found.values()))
+    vendors, routes, ended, replays = (frozenset(names) for names in found.values())
+    return Pauses(vendors, routes, ended, replaying=bool(replays))
 
 
 async def pause_vendor(db: Database, name: str, *, who: str) -> bool:

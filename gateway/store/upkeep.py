@@ -13,6 +13,7 @@ from gateway.store.migrations import DAYS_AHEAD
 from gateway.store.sql import query
 
 PRUNE_ROWS = 2000
+PRUNE_PAGES = 100  # some eighty dedupe keys each
 
 # Making and dropping a partition takes locks that everything else waits behind. What is not had
 # within this time is left for the next round.
@@ -69,9 +70,13 @@ async def drop_expired_days(
     return dropped
 
 
-async def prune_dedupe_keys(db: Database) -> int:
-    """Delete some dedupe keys whose window is over; PRUNE_ROWS says that there are more."""
-    return len(await db.fetch("upkeep.prune_dedupe_keys", PRUNE_ROWS))
+async def prune_dedupe_keys(db: Database, page: int) -> tuple[int, int]:
+    """Delete keys whose window is over from some pages of their table, *page* and those after it.
+
+    Return the page to go on with, 0 after the last, and how many there are.
+    """
+    row = (await db.fetch("upkeep.prune_dedupe_keys", page, PRUNE_PAGES))[0]
+    return row["next"], row["pages"]
 
 
 async def prune_default(

@@ -152,4 +152,4 @@ class Within:
     async def fetch(self, name: str, *args: Any) -> Any:
         return await self._connection.fetch(query(name), *args)
 
-    insert = fetch
+    fetch_planned = fetch

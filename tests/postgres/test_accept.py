@@ -212,7 +212,7 @@ async def test_pruning_keys_while_they_are_used_again_loses_nothing(
     await connection.execute("UPDATE gateway.dedupe_keys SET expires_at = now() - interval '1h'")
     batch = [webhook(key) for key in keys]
     accepted, *_ = await asyncio.gather(
-        events.accept(db, batch, node=NODE), *(upkeep.prune_dedupe_keys(db) for _ in range(4))
+        events.accept(db, batch, node=NODE), *(upkeep.prune_dedupe_keys(db, 0) for _ in range(4))
     )
     assert accepted.duplicates == {}
     assert await count(connection, "dedupe_keys") == 30

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.errors import NotFound, Refused, TooWide
 from gateway.model import JobState
-from gateway.store import operators
+from gateway.store import operators, upkeep
 from gateway.store.database import _SETTINGS, Database
 from gateway.store.operators import first_id
 from gateway.store.records import JobFilter, Page
@@ -235,6 +235,52 @@ async def test_a_search_out_of_time_goes_on_at_its_cursor(
             break
     assert ids(page) == [old]
     assert pages >= DAYS
+
+
+async def test_a_search_passes_over_sealed_days_that_hold_nothing_of_it(
+    db: Database, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for days_ago in range(6):
+        await connection.execute(
+            "SELECT gateway.make_partitions($1::date)", NOW - timedelta(days=days_ago)
+        )
+    added = {
+        days_ago: await add_job(
+            connection,
+            at=NOW - timedelta(days=days_ago),
+            state=JobState.DEAD if days_ago == 4 else JobState.COMPLETED,
+            route="rare" if days_ago in (4, 30) else "orders",
+        )
+        for days_ago in (2, 3, 4, 5, 30)  # the last: no partition of its own
+    }
+    looked_at: list[UUID] = []
+    look = operators._Search._look
+
+    async def told(self: Any, connection: Any, low: UUID, high: UUID, **given: Any) -> None:
+        looked_at.append(low)
+        await look(self, connection, low, high, **given)
+
+    monkeypatch.setattr(operators._Search, "_look", told)
+
+    async def search(**wanted: Any) -> list[UUID]:
+        looked_at.clear()
+        return ids(await operators.list_jobs(db, JobFilter(**wanted)))
+
+    assert await search(route="rare") == [added[4], added[30]]
+    assert len(looked_at) == 7  # six days and what is before them
+    await upkeep.seal_finished_days(db)
+    assert await search(route="rare") == [added[4], added[30]]
+    began = [operators.first_id(MIDNIGHT - timedelta(days=days_ago)) for days_ago in (0, 1, 4)]
+    assert looked_at == [*began, UUID(int=0)]
+    assert await search(route="rare", state=JobState.COMPLETED) == [added[30]]
+    assert looked_at == [*began[:2], UUID(int=0)]
+    assert await search(route="orders", vendor="another") == []
+    assert looked_at == [*began[:2], UUID(int=0)]
+    assert await search() == [added[days_ago] for days_ago in sorted(added)]
+    # A day that is open again is looked at again.
+    await connection.execute("DELETE FROM gateway.sealed_days")
+    await search(route="none")
+    assert len(looked_at) == 7
 
 
 async def test_a_question_that_takes_too_long_leaves_the_database_up(db: Database) -> None:

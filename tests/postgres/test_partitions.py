@@ -308,18 +308,44 @@ async def test_upkeep_on_many_nodes_at_once_does_it_once(
     assert await sealed(connection) == set()
 
 
-async def test_expired_keys_are_pruned_in_portions(
+async def test_expired_keys_are_pruned_page_by_page(
     db: Database, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep, "PRUNE_ROWS", 3)
+    monkeypatch.setattr(upkeep, "PRUNE_PAGES", 1)
     await put_node(connection)
-    await events.accept(db, [webhook(f"k{number}") for number in range(6)], node=NODE)
-    await connection.execute(
-        "UPDATE gateway.dedupe_keys SET expires_at = now() - interval '1h' WHERE key <> 'k5'"
-    )
-    assert await upkeep.prune_dedupe_keys(db) == 3
-    assert await upkeep.prune_dedupe_keys(db) == 2
-    assert await connection.fetchval("SELECT key FROM gateway.dedupe_keys") == "k5"
+    await events.accept(db, [webhook(f"k{number:03}") for number in range(200)], node=NODE)
+    await connection.execute("UPDATE gateway.dedupe_keys SET expires_at = now() - interval '1h'")
+    await events.accept(db, [webhook("k200")], node=NODE)
+
+    async def left() -> list[tuple[int, str]]:
+        rows = await connection.fetch(
+            "SELECT (ctid::text::point)[0]::int AS page, key FROM gateway.dedupe_keys ORDER BY key"
+        )
+        return [(row["page"], row["key"]) for row in rows]
+
+    page, seen, rest = 0, set(), await left()
+    while True:
+        seen.add(page)
+        page, pages = await upkeep.prune_dedupe_keys(db, page)
+        assert {key for _, key in await left()} == {
+            key for at, key in rest if at not in seen or key == "k200"
+        }
+        if page == 0:
+            break
+    assert seen == set(range(pages))
+    assert pages > 2
+    assert [key for _, key in await left()] == ["k200"]
+
+
+async def test_a_sweep_that_begins_beyond_the_last_page_begins_within(
+    db: Database, connection: Any
+) -> None:
+    await put_node(connection)
+    await events.accept(db, [webhook("k")], node=NODE)
+    await connection.execute("UPDATE gateway.dedupe_keys SET expires_at = now() - interval '1h'")
+    assert await upkeep.prune_dedupe_keys(db, 2**31 - 1) == (0, 1)
+    assert await count(connection, "dedupe_keys") == 0
+    assert await upkeep.prune_dedupe_keys(db, 7) == (0, 1)
 
 
 # Beside a long transaction -----------------------------------------------------------------------

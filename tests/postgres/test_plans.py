@@ -119,7 +119,7 @@ async def statements(connection: Any) -> dict[str, list[Any]]:
             *(ours, [0] * count, ["completed"] * count, [1] * count, [0.0] * count),
             *([200] * count, [None] * count, [now.timestamp()] * count),
             *([1.0] * count, ["completed"] * count),
-            *(["{}"] * count, ["{}"] * count, NODE, *([[]] * 14)),
+            *(["{}"] * count, ["{}"] * count, NODE, *([[]] * 14), min(ours), max(ours)),
         ],
         "jobs.promote": [100, floor],
         "jobs.release": [ours, NODE],
@@ -130,8 +130,31 @@ async def statements(connection: Any) -> dict[str, list[Any]]:
         "nodes.rescue": ["nobody", minute],
         "events.fetch": [ours[0]],
         "events.duplicates": ["shop", str(ours[0]), ours[0]],
-        "upkeep.prune_dedupe_keys": [500],
+        "upkeep.prune_dedupe_keys": [0, 20],
     }
+
+
+def literal(value: Any) -> str:
+    """Return *value* as a constant without a type: the statement's parameter has one."""
+    return "NULL" if value is None else "'" + plain(value).replace("'", "''") + "'"
+
+
+def plain(value: Any) -> str:
+    match value:
+        case list():
+            return "{" + ",".join("NULL" if v is None else f'"{escaped(v)}"' for v in value) + "}"
+        case bytes():
+            return "\\x" + value.hex()
+        case datetime():
+            return value.isoformat()
+        case bool() | int() | float() | str() | UUID():
+            return str(value)
+        case _:
+            return str(value)
+
+
+def escaped(value: Any) -> str:
+    return plain(value).replace("\\", "\\\\").replace('"', '\\"')
 
 
 def nodes_of(plan: Any) -> Iterator[Any]:
@@ -200,6 +223,43 @@ async def test_a_claim_stops_early_in_a_large_backlog(connection: Any, analyse: 
             assert rows_touched(node) <= 2000, node
 
 
+@pytest.mark.parametrize("analyse", [False, True], ids=["unanalysed", "analysed"])
+async def test_a_settlement_planned_on_empty_tables_is_right_on_full_ones(
+    planned: Any, connection: Any, analyse: bool
+) -> None:
+    """As a process does it that is started on the first day, and lives long."""
+    await planned.execute(f"PREPARE settle AS {query('jobs.settle')}")
+
+    async def explained() -> list[Any]:
+        args = (await statements(connection))["jobs.settle"]
+        transaction = planned.transaction()
+        await transaction.start()
+        try:
+            text = await planned.fetchval(
+                "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON)"
+                f" EXECUTE settle({', '.join(literal(arg) for arg in args)})"
+            )
+        finally:
+            await transaction.rollback()
+        return list(nodes_of(json.loads(text)[0]["Plan"]))
+
+    await explained()
+    await fill(connection, 20_000, waiting=300, analyse=analyse)
+    plan = await explained()
+    (found,) = [
+        node
+        for node in plan
+        if node.get("Relation Name", "").startswith("jobs_") and "Scan" in node["Node Type"]
+    ]
+    assert (found["Node Type"], found["Actual Rows"]) == ("Index Scan", 100)
+    # Each job meets its outcome by a hash: compared with each, it would be the square of the batch.
+    assert not [node for node in plan if node.get("Rows Removed by Join Filter")]
+    (joined,) = [
+        node for node in plan if node.get("Join Type") == "Inner" and "Hash" in node["Node Type"]
+    ]
+    assert joined["Actual Rows"] == 100
+
+
 async def test_days_below_the_floor_are_not_even_planned(connection: Any) -> None:
     await fill(connection, 1000, waiting=10, analyse=True)
     today = await connection.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date")
@@ -211,6 +271,8 @@ async def test_days_below_the_floor_are_not_even_planned(connection: Any) -> Non
     for name in ("jobs.settle", "jobs.release", "jobs.mark_started", "events.of_jobs"):
         args = list(arguments[name])
         args[0] = [uuid7()] * len(args[0])
+        if name == "jobs.settle":
+            args[-2:] = args[0][:2]
         plan, _ = await explain(connection, name, args)
         tables = {node.get("Relation Name") or "" for node in plan}
         assert len([table for table in tables if table.startswith(("jobs_", "events_"))]) <= 1, name

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator
-from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 import pytest
 from store_samples import NODE
-from test_plans import fill, nodes_of, rows_touched, statements
+from test_plans import fill, literal, nodes_of, rows_touched, statements
 
 from gateway.store.database import _SETTINGS
 from gateway.store.sql import names, query
@@ -45,6 +43,9 @@ NOT_HOT = {
 # How many rows of one table a statement may look at, beyond what it is asked to count.
 ALLOWED = 2000
 COUNTS = {"jobs.backlog": WAITING, "jobs.promote": WAITING}
+
+# They are planned once, on connections of their own: see Database.fetch_planned.
+PLANNED = {"events.accept", "jobs.settle"}
 
 # Without the values of its bounds the count of the backlog walks a whole day by its primary key. It
 # is asked every two seconds at most, and by the pool, with a custom plan.
@@ -137,29 +138,6 @@ async def hot(connection: Any) -> dict[str, list[Any]]:
     }
 
 
-def literal(value: Any) -> str:
-    """Return *value* as a constant without a type: the statement's parameter has one."""
-    return "NULL" if value is None else "'" + plain(value).replace("'", "''") + "'"
-
-
-def plain(value: Any) -> str:
-    match value:
-        case list():
-            return "{" + ",".join("NULL" if v is None else f'"{escaped(v)}"' for v in value) + "}"
-        case bytes():
-            return "\\x" + value.hex()
-        case datetime():
-            return value.isoformat()
-        case bool() | int() | float() | str() | UUID():
-            return str(value)
-        case _:
-            return str(value)
-
-
-def escaped(value: Any) -> str:
-    return plain(value).replace("\\", "\\\\").replace('"', '\\"')
-
-
 async def explain(connection: Any, name: str, args: list[Any], *, mode: str) -> list[Any]:
     """Run the statement as a session with this plan_cache_mode does, undo it; return the plan."""
     given = f"({', '.join(literal(arg) for arg in args)})" if args else ""
@@ -167,6 +145,8 @@ async def explain(connection: Any, name: str, args: list[Any], *, mode: str) -> 
     await transaction.start()
     try:
         await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
+        if name in PLANNED:
+            await connection.execute("SET LOCAL enable_seqscan = off")
         await connection.execute(f"PREPARE hot AS {query(name)}")
         text = await connection.fetchval(
             f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE hot{given}"

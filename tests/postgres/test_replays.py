@@ -12,14 +12,19 @@ from store_samples import NODE, OTHER, held_job, put_job, put_node, settled, sna
 from gateway.config.model import Rate
 from gateway.errors import NotFound, Refused
 from gateway.model import JobState
-from gateway.store import jobs, operators, replays
+from gateway.queue.ready import ReadyQueue
+from gateway.replays import ReplayStream
+from gateway.steering import Steering
+from gateway.store import jobs, operators, replays, steering
 from gateway.store.database import Database
 from gateway.store.records import Count, JobFilter, Selection
 from gateway.store.replays import Step, Taken
+from gateway.store.steering import Pauses
 
 FAST = Rate(1000, 1.0)
 DEAD = Selection(state=JobState.DEAD)
 WHO = "tester"
+NONE: frozenset[str] = frozenset()
 
 
 async def request(db: Database, wanted: Selection = DEAD, **given: Any) -> UUID:
@@ -58,6 +63,39 @@ async def act_names(connection: Any) -> list[str]:
     return [
         row["act"] for row in await connection.fetch("SELECT act FROM gateway.acts ORDER BY at")
     ]
+
+
+async def test_nodes_hear_of_a_replay_as_long_as_one_runs(db: Database, connection: Any) -> None:
+    """They look for pauses once a second; for replays only while there is one."""
+    follower = Steering(db, ReadyQueue(inline_body_bytes=1000))
+    await follower.refresh()
+    assert not follower.replaying.is_set()
+    await put_job(connection, state="dead")
+    await request(db)
+    await follower.refresh()
+    assert follower.replaying.is_set()
+    assert await run(db) == 1
+    await follower.refresh()
+    assert not follower.replaying.is_set()
+    assert await steering.pauses(db) == Pauses(NONE, NONE, NONE)
+
+
+async def test_a_stream_asks_nothing_while_no_replay_runs(db: Database, connection: Any) -> None:
+    replaying = asyncio.Event()
+    await put_node(connection)
+    await put_job(connection, state="dead")
+    await request(db)
+    stream = ReplayStream(db, ReadyQueue(inline_body_bytes=1000), node=NODE, replaying=replaying)
+    running = asyncio.ensure_future(stream.run())
+    try:
+        for _ in range(3):  # as often as it takes to run into it, would it not wait
+            await db.probe()
+        assert await connection.fetchval("SELECT node FROM gateway.replays") is None
+        replaying.set()
+        while not await originals(connection):  # only the database knows
+            await db.probe()
+    finally:
+        running.cancel()
 
 
 async def test_every_matching_job_is_replayed_once_in_order_at_low_priority(

@@ -27,7 +27,7 @@ class Accepting:
         assert name == "events.accept"
         return []
 
-    insert = fetch
+    fetch_planned = fetch
 
 
 class Executions:

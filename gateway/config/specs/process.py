@@ -55,7 +55,7 @@ DATABASE = Section(
             name="pool",
             kind=Number(1, 1000),
             default=8,
-            doc="connections of this process, besides two through which webhooks are written",
+            doc="connections of this process, besides three for webhooks and outcomes",
         ),
     ),
 )

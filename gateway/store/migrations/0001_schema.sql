@@ -42,17 +42,17 @@ CREATE TABLE gateway.events (
 CREATE INDEX events_correlation ON gateway.events (correlation_id)
     WHERE correlation_id <> id::text;
 
--- The transactional lock on a sender's event: whoever inserts the row owns the event.
+-- The transactional lock on a sender's event: whoever inserts the row owns the event. The key comes
+-- first, since it is what differs. No index on expires_at, which every webhook would pay for: upkeep
+-- sweeps the table for what has expired.
 CREATE TABLE gateway.dedupe_keys (
     vendor     text NOT NULL,
     key        text NOT NULL,
     event_id   uuid NOT NULL,
     expires_at timestamptz NOT NULL,
     duplicates integer NOT NULL DEFAULT 0,
-    PRIMARY KEY (vendor, key)
+    PRIMARY KEY (key, vendor)
 ) WITH (fillfactor = 90);
-
-CREATE INDEX dedupe_keys_expiry ON gateway.dedupe_keys (expires_at);
 
 
 -- Units of work ---------------------------------------------------------------------------------------
@@ -115,7 +115,8 @@ BEGIN
 END $$;
 
 -- The legal moves stand in the WHEN clauses, so that a legal one costs an expression, not a call.
-CREATE TRIGGER jobs_transition BEFORE UPDATE OF state ON gateway.jobs FOR EACH ROW
+-- After an update, not before it: what runs before locks each row first, and writes that to the WAL.
+CREATE TRIGGER jobs_transition AFTER UPDATE OF state ON gateway.jobs FOR EACH ROW
     WHEN (OLD.state IS DISTINCT FROM NEW.state AND NOT CASE OLD.state
         WHEN 'scheduled' THEN NEW.state IN ('available', 'cancelled')
         WHEN 'available' THEN NEW.state IN ('running', 'cancelled')
@@ -185,14 +186,15 @@ CREATE TABLE gateway.vendor_state (
     vendor       text PRIMARY KEY,
     paused       boolean NOT NULL DEFAULT false,
     parked_until timestamptz,
-    limiter      jsonb,                            -- the calls that long rate windows still count
     updated_at   timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
 
 
 -- Partitions ------------------------------------------------------------------------------------------
 
--- The default partitions catch ids from a clock that is far off; they are empty otherwise.
+-- The default partitions catch ids from a clock that is far off; they are empty otherwise. When the
+-- day of such ids gets a partition of its own they move there, so that one of them does not keep a
+-- whole day in the default.
 CREATE TABLE gateway.events_default PARTITION OF gateway.events DEFAULT;
 CREATE TABLE gateway.jobs_default PARTITION OF gateway.jobs DEFAULT WITH (fillfactor = 50);
 CREATE TABLE gateway.attempts_default PARTITION OF gateway.attempts DEFAULT;
@@ -204,18 +206,33 @@ CREATE TABLE gateway.sealed_days (
     sealed_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- What a sealed day holds, counted once: a search passes over the days that have nothing for it, so
+-- that what it does not find costs no index that every job would pay for.
+CREATE TABLE gateway.sealed_jobs (
+    day    date NOT NULL REFERENCES gateway.sealed_days ON DELETE CASCADE,
+    route  text NOT NULL,
+    vendor text NOT NULL,
+    state  gateway.job_state NOT NULL,
+    jobs   bigint NOT NULL,
+    PRIMARY KEY (day, route, vendor, state)
+);
+
 -- Make the partition of one day (UTC) of events, jobs or attempts; return whether it was missing.
--- A day whose ids already went to the default partition stays there: moving them would lock.
+-- Ids of that day that went to the default partition move along, unless there are more than can be
+-- moved under a short lock: then the day stays there, too.
 -- Whoever runs this in a busy database sets lock_timeout: the last step has to lock the default
 -- partition, and what asks for that partition meanwhile waits behind it.
 CREATE FUNCTION gateway.make_partition(parent text, day date) RETURNS boolean
     LANGUAGE plpgsql AS $$
 DECLARE
+    most   CONSTANT integer := 10000;
     name   text := format('%s_%s', parent, to_char(day, 'YYYYMMDD'));
+    rest   text := parent || '_default';
     id     text := CASE parent WHEN 'attempts' THEN 'job_id' ELSE 'id' END;
     low    uuid := gateway.uuid7_floor(day::timestamp AT TIME ZONE 'UTC');
     high   uuid := gateway.uuid7_floor((day + 1)::timestamp AT TIME ZONE 'UTC');
-    strays boolean;
+    given  text;  -- the columns that are not generated
+    strays bigint;
 BEGIN
     IF to_regclass(format('gateway.%I', name)) IS NOT NULL THEN
         RETURN false;
@@ -226,9 +243,9 @@ BEGIN
     IF to_regclass(format('gateway.%I', name)) IS NOT NULL THEN
         RETURN false;
     END IF;
-    EXECUTE format('SELECT EXISTS (SELECT FROM gateway.%I WHERE %I >= %L AND %I < %L)',
-                   parent || '_default', id, low, id, high) INTO strays;
-    IF strays THEN
+    EXECUTE format('SELECT count(*) FROM (SELECT FROM gateway.%I WHERE %I >= %L AND %I < %L LIMIT %s) s',
+                   rest, id, low, id, high, most + 1) INTO strays;
+    IF strays > most THEN
         RETURN false;
     END IF;
     -- LIKE and ATTACH, since PARTITION OF would lock the parent against every query.
@@ -238,6 +255,18 @@ BEGIN
                    CASE parent WHEN 'jobs' THEN 'WITH (fillfactor = 50, '
                        'autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 1)'
                    ELSE '' END);
+    IF strays > 0 THEN
+        SELECT string_agg(quote_ident(attname), ', ') INTO given FROM pg_attribute
+        WHERE attrelid = format('gateway.%I', parent)::regclass
+          AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
+        EXECUTE format('LOCK TABLE gateway.%I IN ACCESS EXCLUSIVE MODE', rest);
+        PERFORM set_config('gateway.maintenance', 'on', true);
+        -- No trigger is on the new table yet: a row moves as it is.
+        EXECUTE format('WITH moved AS (DELETE FROM gateway.%I WHERE %I >= %L AND %I < %L RETURNING *) '
+                       'INSERT INTO gateway.%I (%s) SELECT %s FROM moved',
+                       rest, id, low, id, high, name, given, given);
+        PERFORM set_config('gateway.maintenance', '', true);
+    END IF;
     EXECUTE format('ALTER TABLE gateway.%I ATTACH PARTITION gateway.%I FOR VALUES FROM (%L) TO (%L)',
                    parent, name, low, high);
     RETURN true;

@@ -208,7 +208,6 @@ BEGIN
 END $$;
 
 ALTER TABLE gateway.vendor_state
-    DROP COLUMN limiter,  -- the books know
     ADD COLUMN breaker       text NOT NULL DEFAULT 'closed' CHECK (breaker IN ('closed', 'open', 'half-open')),
     ADD COLUMN breaker_until timestamptz,  -- open: when its node may probe
     ADD COLUMN breaker_node  text;         -- who opened it, and probes

@@ -4,7 +4,7 @@
 -- A key that is taken keeps its event until it expires. The update is what makes this exact: it
 -- waits for a concurrent transaction that holds the same key, and then sees what that committed.
 -- The caller sends each key once, in key order, so that two nodes cannot deadlock.
--- It only inserts, by a plan that does not depend on what the tables hold: see Database.insert.
+-- It only inserts, by a plan that does not depend on what the tables hold: see Database.fetch_planned.
 -- A job is handed off (inserted as running, held by this node) only while the node is known to
 -- live: the key-share lock makes a rescuer's DELETE wait for us, and us see it. One row of nulls
 -- says that we are taken for dead and that the jobs went to the backlog instead.

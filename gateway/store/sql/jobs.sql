@@ -50,12 +50,18 @@ SELECT * FROM claimed ORDER BY priority, id
 -- Record how attempts ended, fenced: a row whose claim_no moved on, or that is not running any
 -- more, is somebody else's by now and stays as it is. The history and the follow-up jobs are
 -- written only for the rows that matched. Returns those.
+-- It is planned once (see Database.fetch_planned): $28 and $29, the least and the greatest of the ids, prune
+-- the partitions when it runs. Outcomes are numbered, though nobody asks for the numbers, because the
+-- planner expects a thousand of what is numbered so, and then finds them by a hash. Of the few that
+-- it expects otherwise it would compare each with each job.
 WITH outcome AS MATERIALIZED (
     SELECT *
-    FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[], $5::float8[], $6::int[], $7::text[],
-                $8::float8[], $9::float8[], $10::text[], $11::text[], $12::text[])
+    FROM ROWS FROM (
+        unnest($1::uuid[], $2::int[], $3::text[], $4::int[], $5::float8[], $6::int[], $7::text[],
+               $8::float8[], $9::float8[], $10::text[], $11::text[], $12::text[]),
+        generate_series(1, cardinality($1::uuid[])))
         AS o (id, claim_no, state, attempt, delay_seconds, http_status, error,
-              started_at, duration_ms, outcome, request, response)
+              started_at, duration_ms, outcome, request, response, number)
 ), lines AS MATERIALIZED (
     -- Leaving the front of a line locks it: all of them now, and in order, so that nobody deadlocks.
     SELECT k.route FROM gateway.ordering_keys k
@@ -76,19 +82,19 @@ WITH outcome AS MATERIALIZED (
         started_at  = to_timestamp(o.started_at),
         finished_at = CASE WHEN o.state IN ('completed', 'dead', 'cancelled') THEN now() END
     FROM outcome o
-    WHERE j.id = o.id AND j.id = ANY ($1) AND j.claim_no = o.claim_no
-      -- As a CASE, because the planner knows how rare running jobs are: it would expect one row,
-      -- and compare each job with each outcome.
+    WHERE j.id = o.id AND j.id = ANY ($1) AND j.id >= $28 AND j.id <= $29
+      AND j.claim_no = o.claim_no
+      -- As a CASE, because the planner knows how rare running jobs are: it would expect one row.
       AND CASE j.state WHEN 'running' THEN true ELSE false END
       AND (SELECT count(*) FROM lines) >= 0
-    RETURNING j.id, j.node
+    RETURNING o.*
 ), history AS (
     INSERT INTO gateway.attempts (job_id, attempt, node, started_at, duration_ms, outcome,
                                   http_status, error, request, response)
-    SELECT o.id, o.attempt, $13, to_timestamp(o.started_at), o.duration_ms, o.outcome,
-           o.http_status, o.error, o.request::jsonb, o.response::jsonb
-    FROM outcome o
-    WHERE o.outcome <> 'snooze' AND o.id IN (SELECT id FROM settled)
+    SELECT id, attempt, $13, to_timestamp(started_at), duration_ms, outcome, http_status, error,
+           request::jsonb, response::jsonb
+    FROM settled
+    WHERE outcome <> 'snooze'
 ), follow_up AS (
     INSERT INTO gateway.jobs (id, event_id, route, vendor, kind, state, priority, ordering_key,
                               run_at, max_attempts, correlation_id, payload)

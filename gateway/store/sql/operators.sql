@@ -43,16 +43,25 @@ WITH found AS MATERIALIZED (
 SELECT id FROM found ORDER BY id DESC LIMIT $4
 
 -- name: days
--- The lowest id of every day that has a partition and has begun, newest first. Materialized, as in
--- upkeep: the planner knows neither how many partitions nor how many tables there are, and looks
--- through all partitions for each of them.
-WITH leaves AS MATERIALIZED (
-    SELECT inhrelid FROM pg_inherits WHERE inhparent = 'gateway.jobs'::regclass
-)
-SELECT gateway.uuid7_floor(day::timestamp AT TIME ZONE 'UTC') AS low
-FROM (SELECT to_date(substr(c.relname, 6), 'YYYYMMDD') AS day
-      FROM leaves l JOIN pg_class c ON c.oid = l.inhrelid WHERE c.relname ~ '^jobs_\d{8}$') d
-WHERE day <= (now() AT TIME ZONE 'UTC')::date
+-- The latest days before the day $1 that have a partition: their first ids, those of the days after
+-- them, and whether they may hold what is wanted: $3 state, $4 vendor, $5 route. What a sealed day
+-- holds is known. By the index of pg_class, where the $2 names before that day are read, those of a
+-- day's indexes among them, so that a year costs what a week does. No row: there is no such day.
+SELECT day, gateway.uuid7_floor(day::timestamp AT TIME ZONE 'UTC') AS low,
+       gateway.uuid7_floor((day + 1)::timestamp AT TIME ZONE 'UTC') AS high,
+       NOT EXISTS (SELECT FROM gateway.sealed_days s WHERE s.day = d.day)
+       OR EXISTS (SELECT FROM gateway.sealed_jobs h
+                  WHERE h.day = d.day
+                    AND ($3::gateway.job_state IS NULL OR h.state = $3)
+                    AND ($4::text IS NULL OR h.vendor = $4)
+                    AND ($5::text IS NULL OR h.route = $5)) AS worth_a_look
+FROM (SELECT to_date(substr(relname, 6), 'YYYYMMDD') AS day
+      FROM (SELECT relname, relkind FROM pg_class
+            WHERE relname >= 'jobs_0' AND relname < 'jobs_' || to_char($1::date, 'YYYYMMDD')
+              AND relnamespace = 'gateway'::regnamespace
+            ORDER BY relname DESC
+            LIMIT $2) latest
+      WHERE relkind = 'r' AND relname ~ '^jobs_\d{8}$') d
 ORDER BY day DESC
 
 -- name: running_floor

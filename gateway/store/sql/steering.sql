@@ -1,10 +1,13 @@
 -- name: paused
--- What is paused, and the routes whose pause is over while jobs of theirs may still be set aside.
+-- What is paused, the routes whose pause is over while jobs of theirs may still be set aside, and
+-- whether a replay runs: all that a node looks for once a second, in one round trip.
 SELECT 'vendor' AS what, vendor AS name FROM gateway.vendor_state WHERE paused
 UNION ALL
 SELECT 'route', route FROM gateway.route_state WHERE paused
 UNION ALL
 SELECT 'aside', route FROM gateway.route_state WHERE aside AND NOT paused
+UNION ALL
+SELECT 'replay', '' WHERE EXISTS (SELECT FROM gateway.replays WHERE state = 'running')
 
 -- name: pause_vendor
 SELECT gateway.pause_vendor($1, $2) AS changed

@@ -24,16 +24,26 @@ ORDER BY day
 
 -- name: seal_day
 -- Finished for good unless some job is not; $1 the day, $2 and $3 the bounds of its ids. The cheap
--- questions come first: only where the partial indexes are empty is the whole day read.
-INSERT INTO gateway.sealed_days (day)
-SELECT $1::date
-WHERE NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3 AND claimable)
-  AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3 AND due_at IS NOT NULL)
-  AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3 AND in_line)
-  AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3
-                  AND state IN ('scheduled', 'available', 'running', 'blocked'))
-ON CONFLICT DO NOTHING
-RETURNING day
+-- questions come first: only where the partial indexes are empty is the whole day read, and once
+-- more to count what it holds.
+WITH sealed AS (
+    INSERT INTO gateway.sealed_days (day)
+    SELECT $1::date
+    WHERE NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3 AND claimable)
+      AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3 AND due_at IS NOT NULL)
+      AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3 AND in_line)
+      AND NOT EXISTS (SELECT FROM gateway.jobs WHERE id >= $2 AND id < $3
+                      AND state IN ('scheduled', 'available', 'running', 'blocked'))
+    ON CONFLICT DO NOTHING
+    RETURNING day
+), held AS (
+    INSERT INTO gateway.sealed_jobs (day, route, vendor, state, jobs)
+    SELECT s.day, j.route, j.vendor, j.state, count(*)
+    FROM sealed s CROSS JOIN gateway.jobs j
+    WHERE j.id >= $2 AND j.id < $3
+    GROUP BY s.day, j.route, j.vendor, j.state
+)
+SELECT day FROM sealed
 
 -- name: orphans
 -- Nodes that are gone without a rescue, though they hold jobs among the ids $1 to $2: a last
@@ -83,11 +93,22 @@ WHERE (day + 1)::timestamp AT TIME ZONE 'UTC' < coalesce($2::timestamptz, now())
 ORDER BY day
 
 -- name: prune_dedupe_keys
-DELETE FROM gateway.dedupe_keys
-WHERE (vendor, key) IN (SELECT vendor, key FROM gateway.dedupe_keys
-                        WHERE expires_at < now() - interval '1 minute'
-                        ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-RETURNING 1
+-- Delete the keys whose window is over on $2 pages of the table from page $1 on, which may be beyond
+-- the last: it begins anew there. Returns the next page (0: that was the end), and how many there are.
+-- A key that is being used is passed over, so that pruning and accepting never wait for each other.
+WITH place AS MATERIALIZED (
+    SELECT $1::bigint % greatest(pages, 1) AS page, pages
+    FROM (SELECT pg_relation_size('gateway.dedupe_keys') / current_setting('block_size')::bigint AS pages) t
+), expired AS (
+    SELECT ctid FROM gateway.dedupe_keys
+    WHERE ctid >= (SELECT format('(%s,0)', page) FROM place)::tid
+      AND ctid < (SELECT format('(%s,0)', page + $2::bigint) FROM place)::tid
+      AND expires_at < now() - interval '1 minute'
+    FOR UPDATE SKIP LOCKED
+), pruned AS (
+    DELETE FROM gateway.dedupe_keys WHERE ctid = ANY (ARRAY (SELECT ctid FROM expired))
+)
+SELECT CASE WHEN page + $2 < pages THEN page + $2 ELSE 0 END AS next, pages FROM place
 
 -- name: forget_day
 -- Dropped, or not finished after all.
