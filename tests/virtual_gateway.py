@@ -301,7 +301,7 @@ class Node:
             body=b"{}",
             received_at=EPOCH,
         )
-        await self._desk.submit(Acceptance(event, "{}", self._router.jobs_for(event, None), 60.0))
+        await self._desk.accept(Acceptance(event, "{}", self._router.jobs_for(event, None), 60.0))
 
 
 def _configure(directory: Path, api: str, *, node: str) -> Path:

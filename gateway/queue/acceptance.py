@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from gateway.errors import DatabaseUnavailable
 from gateway.model import Job
 from gateway.queue.ready import ReadyQueue
 from gateway.store import events
-from gateway.store.batch import GroupCommit
+from gateway.store.batch import GroupCommit, resolve
 from gateway.store.database import Database
 from gateway.store.events import Acceptance
 from gateway.telemetry.logs import get_logger
@@ -64,11 +65,15 @@ class AcceptanceDesk:
         self.run = self._batches.run
         self.finish = self._batches.finish
 
-    def submit(
-        self, item: Acceptance, *, patience_seconds: float = math.inf
-    ) -> asyncio.Future[Receipt]:
-        """Have one webhook committed; raises :class:`DatabaseUnavailable`, as the future does,
-        when that is not certain.
+    def post(
+        self,
+        item: Acceptance,
+        tell: Callable[[Receipt | BaseException], None],
+        *,
+        patience_seconds: float = math.inf,
+    ) -> None:
+        """Have one webhook committed; *tell* is then called, with :class:`DatabaseUnavailable`,
+        which this may also raise, where that is not certain.
 
         The wait is bounded, by *patience_seconds* too: a sender that is told 503 in time tries
         again, one that gives up first may not.
@@ -79,7 +84,13 @@ class AcceptanceDesk:
             raise DatabaseUnavailable(f"{self._max_waiting} webhooks wait to be committed already")
         # After an impatient answer it may still be committed; the next try finds a duplicate.
         in_order = any(job.ordering_key is not None for job in item.jobs)
-        return self._batches.submit(item, in_order=in_order, patience_seconds=patience_seconds)
+        self._batches.post(item, tell, in_order=in_order, patience_seconds=patience_seconds)
+
+    async def accept(self, item: Acceptance, *, patience_seconds: float = math.inf) -> Receipt:
+        """Commit one webhook, as :meth:`post` does, and wait for its receipt."""
+        receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self.post(item, partial(resolve, receipt), patience_seconds=patience_seconds)
+        return await receipt
 
     async def _flush(self, batch: list[Acceptance]) -> Sequence[Receipt | Exception]:
         leaders, followers = _split(batch)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Generic, TypeVar
 
@@ -25,10 +26,10 @@ _WORTH_A_FLIGHT = 8
 
 
 class _Entry(msgspec.Struct, Generic[Item, Result], gc=False):
-    """An item, who waits for it, until when (loop time), and whether it must not be overtaken."""
+    """An item, whom to tell of it, until when (loop time), and whether it must not be overtaken."""
 
     item: Item
-    future: asyncio.Future[Result] | None  # None: nobody waits for the result
+    tell: Callable[[Result | BaseException], None] | None  # None: nobody, or told already
     until: float
     in_order: bool
 
@@ -40,8 +41,7 @@ class GroupCommit(Generic[Item, Result]):
     its submitter shall see; what it raises, all of them see. *weigh* gives an
     item's size in bytes, so that a batch stays bounded in memory as well as in rows. With a
     *patience*, a submitter waits no longer than about that many seconds, or than it said itself:
-    its future then raises what *impatience* returns, and the item is dropped unless its flush has
-    begun.
+    it is then told what *impatience* returns, and the item is dropped unless its flush has begun.
 
     Up to *flights* batches are flushed at a time, so that one is collected and answered while the
     other is on the disk. Of two in flight either may be committed first, but never of two that
@@ -91,25 +91,39 @@ class GroupCommit(Generic[Item, Result]):
         in_order: bool = False,
         patience_seconds: float = math.inf,
     ) -> asyncio.Future[Result]:
-        """Queue *item*; the future resolves when its batch is committed, or raises its error.
+        """Queue *item* as :meth:`post` does; the future resolves as *tell* would be called."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.post(
+            item,
+            partial(resolve, future),
+            urgent=urgent,
+            in_order=in_order,
+            patience_seconds=patience_seconds,
+        )
+        return future
+
+    def post(
+        self,
+        item: Item,
+        tell: Callable[[Result | BaseException], None] | None = None,
+        *,
+        urgent: bool = False,
+        in_order: bool = False,
+        patience_seconds: float = math.inf,
+    ) -> None:
+        """Queue *item*; once its batch is committed *tell* is called with its result, or its error.
 
         An *urgent* item ends the linger. One that is *in order* is committed after all such items
         that were submitted before it. Its own *patience* can only be shorter than that of all.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-        patience = min(patience_seconds, self._patience_seconds)
-        self._waiting.append(_Entry(item, future, loop.time() + patience, in_order))
-        if urgent or len(self._waiting) >= self._wake_at:
-            self._wake.set()
-        # One timer for all who wait, not one for each: this is the hottest path there is.
-        if self._timer is None and self._patience_seconds < math.inf:
-            self._timer = loop.call_later(self._look_seconds, self._expire)
-        return future
-
-    def post(self, item: Item, *, urgent: bool = False) -> None:
-        """Queue *item* as :meth:`submit` does, for a submitter who does not wait."""
-        self._waiting.append(_Entry(item, None, 0.0, False))
+        until = math.inf
+        if tell is not None:
+            loop = asyncio.get_running_loop()
+            until = loop.time() + min(patience_seconds, self._patience_seconds)
+            # One timer for all who wait, not one for each: this is the hottest path there is.
+            if self._timer is None and self._patience_seconds < math.inf:
+                self._timer = loop.call_later(self._look_seconds, self._expire)
+        self._waiting.append(_Entry(item, tell, until, in_order))
         if urgent or len(self._waiting) >= self._wake_at:
             self._wake.set()
 
@@ -184,39 +198,50 @@ class GroupCommit(Generic[Item, Result]):
         return batch
 
     async def _flush_one(self, batch: list[_Entry[Item, Result]]) -> None:
+        results: Sequence[Result | BaseException]
         try:
             results = await self._flush([entry.item for entry in batch])
-        except asyncio.CancelledError:
-            for entry in batch + self._waiting:
-                if entry.future is not None:
-                    entry.future.cancel()
+        except asyncio.CancelledError as cancelled:
+            _tell([(entry, cancelled) for entry in batch + self._waiting])
             raise
         except Exception as error:  # noqa: BLE001  # handed to whoever waits for the item
-            for entry in batch:
-                if entry.future is not None and not entry.future.done():
-                    entry.future.set_exception(error)
-            return
-        for entry, result in zip(batch, results, strict=True):
-            future = entry.future
-            if future is None or future.done():
-                continue
-            if isinstance(result, Exception):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
+            results = [error] * len(batch)
+        # In a moment: the next batch takes off before those of this one are answered.
+        told = list(zip(batch, results, strict=True))
+        asyncio.get_running_loop().call_soon(_tell, told)
 
     def _expire(self) -> None:
         """Tell those who have waited too long; keep looking while anybody waits."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for entry in chain(*self._flying, self._waiting):
-            future = entry.future
-            if future is not None and entry.until < now and not future.done():
-                future.set_exception(self._impatience())
+        late = [one for one in chain(*self._flying, self._waiting) if one.until < now]
         # Still in the order of arrival; what was told so must not be committed after all.
-        self._waiting = [
-            entry for entry in self._waiting if entry.future is None or not entry.future.done()
-        ]
+        self._waiting = [one for one in self._waiting if one.until >= now]
+        _tell([(one, self._impatience()) for one in late])
         self._timer = None
         if self._flying or self._waiting:
             self._timer = loop.call_later(self._look_seconds, self._expire)
+
+
+def _tell(told: Sequence[tuple[_Entry[Item, Result], Result | BaseException]]) -> None:
+    """Tell each who has not been told yet."""
+    for entry, result in told:
+        if entry.tell is not None:
+            tell, entry.tell = entry.tell, None
+            try:
+                tell(result)
+            except Exception as error:  # noqa: BLE001  # as the loop has it: the others are told
+                context = {"message": "a submitter could not be told", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
+
+
+def resolve(future: asyncio.Future[Result], result: Result | BaseException) -> None:
+    """Let whoever awaits *future* have the result, or the error."""
+    if future.done():
+        return  # its submitter has left
+    if isinstance(result, asyncio.CancelledError):
+        future.cancel()
+    elif isinstance(result, BaseException):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

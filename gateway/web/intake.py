@@ -113,6 +113,19 @@ class Intake:
         correlation_id = _correlation_id(headers)
         path, _, query = message.path.partition("?")
         door = self._door_at(path)
+
+        def answer(result: Receipt | BaseException) -> None:
+            assert door is not None  # noqa: S101  # nothing was committed without one
+            self.under_way -= 1
+            self._leave(door)
+            if isinstance(result, Receipt):
+                self._count(door, result, began)
+                connection.answer(receipt_said(door, result, event.correlation_id).written())
+            elif isinstance(result, asyncio.CancelledError):
+                connection.force_close()
+            else:
+                connection.answer(self._told(door, result, correlation_id, path).written())
+
         try:
             if door is None:
                 raise Refusal(404, "no such vendor or path")
@@ -120,8 +133,7 @@ class Intake:
             signed = _signed_request(door, "POST", message.path, headers, body, query)
             self._verify(door, signed, now=time.time())
             event, acceptance = self._identify(door, signed, correlation_id)
-            patience_seconds = door.config.answer_within_seconds
-            committed = self._desk.submit(acceptance, patience_seconds=patience_seconds)
+            self._desk.post(acceptance, answer, patience_seconds=door.config.answer_within_seconds)
         except Exception as error:  # noqa: BLE001  # whatever it is, it has an answer
             said = self._told(door, error, correlation_id, path)
             if said.status < 500:
@@ -131,20 +143,6 @@ class Intake:
             return
         self._enter(door)
         self.under_way += 1
-
-        def answer(committed: asyncio.Future[Receipt]) -> None:
-            self.under_way -= 1
-            self._leave(door)
-            if committed.cancelled():
-                connection.force_close()
-            elif (error := committed.exception()) is not None:
-                connection.answer(self._told(door, error, correlation_id, path).written())
-            else:
-                receipt = committed.result()
-                self._count(door, receipt, began)
-                connection.answer(receipt_said(door, receipt, event.correlation_id).written())
-
-        committed.add_done_callback(answer)
 
     # A coroutine of its own -----------------------------------------------------------------------
 
@@ -199,7 +197,7 @@ class Intake:
             return handshake_said(answer, correlation_id)
         event, acceptance = self._identify(door, signed, correlation_id)
         patience_seconds = door.config.answer_within_seconds - (time.perf_counter() - arrived)
-        receipt = await self._desk.submit(
+        receipt = await self._desk.accept(
             acceptance, patience_seconds=max(MIN_COMMIT_SECONDS, patience_seconds)
         )
         self._count(door, receipt, began)

@@ -64,7 +64,7 @@ def _refuse(slot: Any) -> Any:
 
 async def together(desk: AcceptanceDesk, items: list[Acceptance]) -> list[Any]:
     """Have *items* flushed in one batch; return receipts or errors."""
-    waiting = [asyncio.ensure_future(desk.submit(item)) for item in items]
+    waiting = [asyncio.ensure_future(desk.accept(item)) for item in items]
     await asyncio.sleep(0)
     desk.finish()
     await desk.run()

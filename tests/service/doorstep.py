@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -38,12 +38,19 @@ class Desk:
         self.gate = asyncio.Event()  # closed, the database takes its time
         self.gate.set()
 
-    def submit(self, item: Acceptance, *, patience_seconds: float) -> "asyncio.Future[Receipt]":
+    def post(
+        self,
+        item: Acceptance,
+        tell: Callable[[Receipt | BaseException], None],
+        *,
+        patience_seconds: float,
+    ) -> None:
+        committed = asyncio.ensure_future(self.accept(item, patience_seconds=patience_seconds))
+        committed.add_done_callback(lambda committed: tell(committed.result()))
+
+    async def accept(self, item: Acceptance, *, patience_seconds: float) -> Receipt:
         self.stored.append(item)
         self.patience.append(patience_seconds)
-        return asyncio.ensure_future(self._committed(item))
-
-    async def _committed(self, item: Acceptance) -> Receipt:
         await self.gate.wait()
         return Receipt(item.event.id, len(item.jobs), False)
 

@@ -191,7 +191,7 @@ async def test_what_goes_wrong_inside_is_told_and_the_connection_goes_on(
 ) -> None:
     async with serving(tmp_path, TOML) as place, connected(place) as streams:
         with monkeypatch.context() as broken:
-            broken.setattr(place.desk, "submit", lambda *_, **__: 1 / 0)
+            broken.setattr(place.desk, "post", lambda *_, **__: 1 / 0)
             streams[1].write(request("open"))
             (head, body), *_ = await answers(streams[0], 1)
         assert b"HTTP/1.1 500 Internal Server Error" in head

@@ -89,7 +89,7 @@ async def test_new_jobs_of_a_paused_route_neither_enter_a_lane_nor_close_it_to_o
     running = asyncio.create_task(desk.run())
     try:
         for route in ("orders", "refunds", "orders", "refunds"):
-            assert (await desk.submit(webhook(route))).jobs == 1
+            assert (await desk.accept(webhook(route))).jobs == 1
         assert (lane.held, lane.backlog) == (2, False)
         executions.end.set()
         assert [await executions.routes.get() for _ in range(2)] == ["refunds", "refunds"]
