@@ -4,7 +4,8 @@ Each has taken the same webhooks for another vendor beforehand. That one answers
 connections, or takes them and says nothing; so its jobs were delivered, or they wait, and all else,
 the size of the tables too, is the same. All three run from the beginning to the end, so that turns
 are short and follow each other closely; but for the one whose turn it is they are stopped
-(SIGSTOP), so that what a dead vendor costs is paid in its own turn alone.
+(SIGSTOP), with their PostgreSQL: what a dead vendor costs is paid in its own turn alone, and no
+checkpoint of one falls into another's.
 
 A shared machine moves the p99 of single turns by more than a tenth, of the control's, too. So all
 turns of a subject are judged as one, and each share has an interval: how it moves when the turns
@@ -18,7 +19,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from random import Random
 from typing import TextIO
@@ -232,22 +233,28 @@ def _spec(subject: Subject, options: Options, seconds: float) -> LoadSpec:
 
 @contextmanager
 def _stopped(subject: Subject) -> Iterator[None]:
-    os.kill(subject.pid, signal.SIGSTOP)
+    _signal(subject, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(subject.pid, signal.SIGCONT)
+        _signal(subject, signal.SIGCONT)
 
 
 @contextmanager
 def _going(subject: Subject) -> Iterator[None]:
-    os.kill(subject.pid, signal.SIGCONT)
+    _signal(subject, signal.SIGCONT)
     try:
         # A statement that was under way when it was stopped looks as if it had hung.
         subject.wait_until_ready()
         yield
     finally:
-        os.kill(subject.pid, signal.SIGSTOP)
+        _signal(subject, signal.SIGSTOP)
+
+
+def _signal(subject: Subject, number: signal.Signals) -> None:
+    for pid in subject.family():
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 # Figures of several turns as one ----------------------------------------------------------------

@@ -140,17 +140,26 @@ class Subject(msgspec.Struct, frozen=True):
                 return int(line.split()[1]) / 1024
         raise BenchmarkError(f"{self.name}: the process has ended")
 
-    def cpu_seconds(self) -> float:
-        """Return the CPU time of the process and of all below it: PostgreSQL's belongs to it."""
-        ticks, family = 0, [self.pid]
+    def family(self) -> list[int]:
+        """Return the process and all below it: PostgreSQL's belong to it."""
+        family = [self.pid]
         for pid in family:
             try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                ticks += int(fields[11]) + int(fields[12])
                 for task in Path(f"/proc/{pid}/task").iterdir():
                     family += map(int, (task / "children").read_text().split())
             except FileNotFoundError:
                 continue  # a child that ended just now
+        return family
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of the process and of all below it."""
+        ticks = 0
+        for pid in self.family():
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+            except FileNotFoundError:
+                continue
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def wait_until_ready(self) -> None:
