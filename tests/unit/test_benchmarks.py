@@ -87,13 +87,16 @@ def test_what_slows_the_machine_for_a_turn_says_nothing_about_the_vendor(
         assert [share.low, share.value, share.high] == pytest.approx([expected] * 3, rel=0.001)
 
 
-def test_one_bad_turn_of_many_decides_nothing(isolation: Any) -> None:
+@pytest.mark.parametrize(("bad", "verdict"), [(1, "met"), (5, "undecided"), (9, "missed")])
+def test_one_bad_turn_of_many_decides_nothing_and_many_do(
+    isolation: Any, bad: int, verdict: str
+) -> None:
     calm = [1.0] * 10
     control = turns(isolation, machine=calm, slower=1.0)
-    shaken = turns(isolation, machine=[*calm[1:], 5.0], slower=1.0)
+    shaken = turns(isolation, machine=[*calm[bad:], *[5.0] * bad], slower=1.0)
     found = isolation.Isolation(turns={"answers": control, "refuses": control, "hangs": shaken})
     verdicts = {(share.beside, share.figure): share.verdict for share in found.shares()}
-    assert verdicts["hangs", "delivered p99"] == "undecided"
+    assert verdicts["hangs", "delivered p99"] == verdict
     assert verdicts["refuses", "delivered p99"] == "met"
 
 
