@@ -39,8 +39,10 @@ def make_sample(
     body: bytes | None,
     fresh: bool,
     fields: Sequence[str] = (),
+    private_key: str = "",
 ) -> Sample:
-    """Return a signed webhook; *url* is its target's path.
+    """Return a signed webhook; *url* is its target's path, *private_key* a PEM for senders that
+    sign with one.
 
     *body* None: a small example that has *fields* (dotted paths). A given body stays as it is byte
     for byte, unless *fresh* wants an id of its own in it, or its sender signs a time that stands
@@ -68,7 +70,7 @@ def make_sample(
     body = body or b""
     if scheme is not None:
         body = sign_body(scheme, _secret(webhook), body, now=now, message_id=message_id)
-    return Sample(body, _headers(webhook, body, event_type, message_id, now, url))
+    return Sample(body, _headers(webhook, body, event_type, message_id, now, url, private_key))
 
 
 def choose_event_type(config: Config, vendor: str) -> str:
@@ -112,7 +114,13 @@ def _plain_types(routes: list[Route]) -> Iterator[str]:
 
 
 def _headers(
-    webhook: Webhook, body: bytes, event_type: str, message_id: str, now: float, url: str
+    webhook: Webhook,
+    body: bytes,
+    event_type: str,
+    message_id: str,
+    now: float,
+    url: str,
+    private_key: str,
 ) -> dict[str, str]:
     headers = {"Content-Type": "application/json" if _decode(body) is not None else "text/plain"}
     if webhook.verify is not None and webhook.verify.check == "twilio":
@@ -130,6 +138,7 @@ def _headers(
             message_id=message_id,
             url=public_url(webhook.url, url),
             event_type=event_type,
+            private_key=private_key,
         )
     return headers
 

@@ -6,7 +6,7 @@ import http.client
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 from urllib.parse import urlsplit
 
 import click
@@ -55,6 +55,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--event-type", help="Default: one that the vendor's routes take.")
 @click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="Send this, too.")
 @click.option("--url", help="POST there instead of to server.listen.")
+@click.option(
+    "--key",
+    type=click.File("r"),
+    help="A private key (PEM), for senders that sign with one; secrets must name its public half.",
+)
 @json_option
 def send(
     config_path: Path,
@@ -65,11 +70,13 @@ def send(
     event_type: str | None,
     headers: tuple[str, ...],
     url: str | None,
+    key: TextIO | None,
     as_json: bool,
 ) -> None:
     """Send a signed webhook to the running gateway.
 
-    Signed with the first of the vendor's secrets; without --body a small made-up event is sent.
+    Signed with the first of the vendor's secrets, or with --key; without --body a small made-up
+    event is sent.
     """
     config = load_or_exit(config_path)
     webhook = webhook_of(config, vendor)
@@ -78,6 +85,7 @@ def send(
     extra = dict(_header(header) for header in headers)
     event_type = event_type or choose_event_type(config, vendor)
     fields = choose_fields(config, vendor)
+    private_key = key.read() if key is not None else ""
     answers = []
     with _Connection(target) as connection:
         for number in range(count):
@@ -88,6 +96,7 @@ def send(
                 fields=fields,
                 fresh=number > 0,
                 headers=extra,
+                private_key=private_key,
             )
             if as_json:
                 print_json(answer)
@@ -131,6 +140,7 @@ class _Connection:
         fields: Sequence[str],
         fresh: bool,
         headers: Mapping[str, str],
+        private_key: str,
     ) -> Answer:
         """Send one webhook; raises :class:`GatewayError` unless it was taken."""
         try:
@@ -142,6 +152,7 @@ class _Connection:
                 body=body,
                 fresh=fresh,
                 fields=fields,
+                private_key=private_key,
             )
         except ValueError as error:
             raise GatewayError(f"vendors.{webhook.vendor}.webhook: {error}") from error

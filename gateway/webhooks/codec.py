@@ -83,7 +83,7 @@ def signature_decoder(scheme: Scheme | Alternative) -> Callable[[str], bytes | N
     return decode
 
 
-def encode_signature(scheme: Scheme, digest: bytes) -> str:
+def encode_signature(scheme: Scheme | Alternative, digest: bytes) -> str:
     """Return *digest* as the scheme's header carries it, without its prefix."""
     match scheme.encoding:
         case "hex":

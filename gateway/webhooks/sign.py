@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import binascii
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import assert_never
 
 from gateway.errors import SignatureRefused
 from gateway.webhooks.codec import decode_key, encode_signature
-from gateway.webhooks.scheme import ASYMMETRIC, Scheme
+from gateway.webhooks.scheme import ASYMMETRIC, Alternative, Scheme
 from gateway.webhooks.verify import Parts, SignedRequest, compile_message
 
 
@@ -24,20 +24,20 @@ def sign(
     method: str = "POST",
     url: str = "",
     event_type: str | None = None,
+    private_key: str = "",
 ) -> dict[str, str]:
     """Return the headers that a real sender would add to *body*, sent at Unix time *now*.
 
-    What the sender carries inside the body (its ids, Linear's timestamp) must stand there already;
-    a signature inside the body is put there by :func:`sign_body`. ``ValueError`` tells what is
-    wrong with the scheme or the secret, or that only the sender holds the key.
+    A sender that signs with a private key has that of *private_key* (PEM). What the sender carries
+    inside the body (its ids, Linear's timestamp) must stand there already; a signature inside the
+    body is put there by :func:`sign_body`. ``ValueError`` tells what is wrong with the scheme, the
+    secret or the key, or that only the sender holds one.
     """
     if scheme.check:
         return _sign_otherwise(
             scheme, secret, body, now=now, method=method, url=url, message_id=message_id
         )
-    other = scheme.alternative
-    if scheme.algorithm in ASYMMETRIC or (other and secret.startswith(other.key_prefix)):
-        raise _only_the_sender(scheme)
+    digest = _digest_of(scheme, secret, private_key)
     timestamp = _format_timestamp(scheme, now)
     headers: dict[str, str] = {}
     fields: dict[str, str] = {}
@@ -58,15 +58,29 @@ def sign(
         message = compile_message(scheme)(parts)
     except SignatureRefused as refusal:
         raise ValueError(f"signed: {refusal.reason}, so this request cannot be signed") from None
-    key = decode_key(scheme, secret)
-    if scheme.algorithm == "token":
-        signature = scheme.prefix + secret
-    else:
-        digest = hmac.digest(key, message, scheme.algorithm)
-        signature = scheme.prefix + encode_signature(scheme, digest)
+    signature = scheme.prefix + secret if scheme.algorithm == "token" else digest(message)
     header = scheme.header if isinstance(scheme.header, str) else scheme.header[0]
     headers[header] = _join_fields(scheme, fields, signature)
     return headers
+
+
+def _digest_of(scheme: Scheme, secret: str, private_key: str) -> Callable[[bytes], str]:
+    """Return what makes a signature of a message, as it stands in the header, prefix and all."""
+    other = scheme.alternative
+    keyed: Scheme | Alternative | None = scheme if scheme.algorithm in ASYMMETRIC else None
+    if other is not None and (private_key or secret.startswith(other.key_prefix)):
+        keyed = other
+    if keyed is None:
+        key = decode_key(scheme, secret)
+        return lambda message: (
+            scheme.prefix + encode_signature(scheme, hmac.digest(key, message, scheme.algorithm))
+        )
+    if not private_key:
+        raise _only_the_sender(scheme, own_key=True)
+    from gateway.webhooks.privatekeys import load_private_key  # costs 20 ms, which few need
+
+    by, sign_message = keyed, load_private_key(keyed, private_key)
+    return lambda message: by.prefix + encode_signature(by, sign_message(message))
 
 
 def sign_body(scheme: Scheme, secret: str, body: bytes, *, now: float, message_id: str) -> bytes:
@@ -139,10 +153,16 @@ def _sign_otherwise(
             raise _only_the_sender(scheme)
 
 
-def _only_the_sender(scheme: Scheme) -> ValueError:
+def _only_the_sender(scheme: Scheme, *, own_key: bool = False) -> ValueError:
+    remedy = (
+        "make a key pair, put its public half into secrets beside the sender's, and name the "
+        "private one with --key FILE"
+        if own_key
+        else "try the route with another sender, or the sender's own test button"
+    )
     return ValueError(
         f"{scheme.name} signs with a private key that only the sender holds, so its webhooks "
-        "cannot be made here; try the route with another sender, or the sender's own test button"
+        f"cannot be made here; {remedy}"
     )
 
 

@@ -24,8 +24,14 @@ import pytest
 from Adyen.util import generate_notification_sig, is_valid_hmac_notification
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from cryptography.x509.oid import NameOID
 from discord_interactions import verify_key
 from hypothesis import given, settings
@@ -561,6 +567,47 @@ def test_what_we_sign_we_accept(name: str) -> None:
 def test_what_only_the_sender_can_sign_is_said_to_be_so(name: str) -> None:
     with pytest.raises(ValueError, match="private key that only the sender holds"):
         sign(PRESETS[name], SENT[name].secret, body=BODY, now=NOW, message_id="m", url=URL)
+
+
+def _pem(key: Any) -> str:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+OWN_ED25519, OWN_P256 = Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256R1())
+OWN_KEYS = {  # what a user puts into secrets, and what is signed with
+    "discord": (OWN_ED25519.public_key().public_bytes_raw().hex(), OWN_ED25519),
+    "standard-webhooks": (
+        "whpk_" + base64.b64encode(OWN_ED25519.public_key().public_bytes_raw()).decode(),
+        OWN_ED25519,
+    ),
+    "sendgrid": (
+        base64.b64encode(
+            OWN_P256.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        ).decode(),
+        OWN_P256,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(OWN_KEYS))
+def test_a_key_of_ones_own_signs_as_the_sender_would(name: str) -> None:
+    secret, key = OWN_KEYS[name]
+    scheme = PRESETS[name]
+    headers = sign(scheme, secret, body=BODY, now=NOW, message_id="m", private_key=_pem(key))
+    assert Sent(name, secret, headers, BODY).verdict() == "accepted"
+    other = (
+        Ed25519PrivateKey.generate()
+        if key is OWN_ED25519
+        else ec.generate_private_key(ec.SECP256R1())
+    )
+    headers = sign(scheme, secret, body=BODY, now=NOW, message_id="m", private_key=_pem(other))
+    assert Sent(name, secret, headers, BODY).verdict() != "accepted"
+
+
+def test_a_key_that_does_not_fit_is_refused_with_what_would() -> None:
+    for pem in ("", "no key", _pem(OWN_P256)):
+        with pytest.raises(ValueError, match=r"Ed25519 private key|with --key FILE"):
+            sign(PRESETS["discord"], "00" * 32, body=b"", now=NOW, message_id="m", private_key=pem)
 
 
 def test_twilios_form_is_not_taken_for_json() -> None:
