@@ -6,6 +6,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
 from typing import Any, Protocol, assert_never
 from uuid import UUID
 
@@ -55,11 +56,15 @@ class JobContext:
         self._calls = 0
         self.exchange: Exchange | None = None  # of the last call, kept with the attempt
         self.raw_event = event
-        self.log = log.bind(
-            job_id=str(job.id),
-            route=job.route,
-            attempt=job.attempt + 1,
-            correlation_id=job.correlation_id,
+
+    @cached_property
+    def log(self) -> Any:
+        """Return a logger whose lines name the job."""
+        return log.bind(
+            job_id=str(self.id),
+            route=self.route,
+            attempt=self.attempt,
+            correlation_id=self.correlation_id,
         )
 
     @property

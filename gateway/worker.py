@@ -16,6 +16,7 @@ import msgspec
 
 from gateway import backoff
 from gateway.backoff import RetryPolicy
+from gateway.deadlines import Deadlines
 from gateway.errors import DatabaseUnavailable, GatewayError, RenderFailed
 from gateway.handlers import CallUnsuccessful, Handler, JobContext, checked, decode
 from gateway.model import (
@@ -95,6 +96,7 @@ class Worker:
         self._park = park  # leaves a vendor alone for so many seconds, on all nodes
         self._random = random
         self._handler_timeout_seconds = handler_timeout_seconds
+        self._deadlines = Deadlines()  # of handlers
         self._excerpt_bytes = excerpt_bytes
         self._rules: dict[str, Rules] = {}  # by route, once it has called
         self._failures: dict[str, int] = {}  # in a row, by vendor
@@ -307,9 +309,11 @@ class Worker:
             return Dead(f"route {job.route!r} has no handler any more"), None
         context = JobContext(self, job, event)
         try:
-            async with asyncio.timeout(self._handler_timeout_seconds):
+            with (deadline := self._deadlines.within(self._handler_timeout_seconds)):
                 returned = await handler(context)
         except TimeoutError:
+            if not deadline.expired:
+                raise  # it is the handler's own
             return Retry(f"no outcome within {self._handler_timeout_seconds:g} s"), context.exchange
         except CallUnsuccessful as error:
             return error.outcome, context.exchange

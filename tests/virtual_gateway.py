@@ -162,16 +162,19 @@ class VirtualDatabase:
 
     def jobs_settle(self, *args: Any) -> list[Any]:
         settled = []
-        for job_id, claim_no, state, attempt, delay, *rest in zip(*args[:12], strict=True):
-            row = self.jobs[job_id]
-            if row.claim_no != claim_no or row.state != "running":
+        states, attempts, claim_nos, _, outcomes, ids, ending_nos, *_ = args
+        delays = args[9] or [0.0] * len(ids)
+        for job_id, ending_no, delay in zip(ids, ending_nos, delays, strict=True):
+            row, ending = self.jobs[job_id], ending_no - 1
+            if row.claim_no != claim_nos[ending] or row.state != "running":
                 continue
-            if (outcome := rest[4]) != "snooze":
+            state, attempt, outcome = states[ending], attempts[ending], outcomes[ending]
+            if outcome != "snooze":
                 assert (job_id, attempt) not in self._history, f"{outcome}: attempt {attempt} twice"
                 self._history.add((job_id, attempt))
             row.state, row.attempt = state, attempt
             if state == "scheduled":
-                heapq.heappush(self._scheduled, (self.loop.time() + delay, job_id))
+                heapq.heappush(self._scheduled, (self.loop.time() + (delay or 0.0), job_id))
             else:
                 row.finished += 1
                 self._ended += 1

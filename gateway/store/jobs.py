@@ -11,6 +11,7 @@ import msgspec
 
 from gateway.model import Event, Job, NewJob
 from gateway.store import events
+from gateway.store.arrays import columns, given
 from gateway.store.database import Database
 
 # A larger body is read when its attempt begins, so that memory stays bounded.
@@ -58,20 +59,24 @@ async def claim(
 async def settle(db: Database, batch: Sequence[Settled], *, node: str) -> set[UUID]:
     """Record outcomes, histories and follow-up jobs; return the ids that were still ours."""
     follow_ups = [(item.job.id, job) for item in batch for job in item.follow_ups]
+    endings: dict[tuple[str, int, int, int | None, str], int] = {}
+    ending_nos = [
+        endings.setdefault(
+            (s.state, s.attempt, s.job.claim_no, s.http_status, s.outcome), len(endings) + 1
+        )
+        for s in batch
+    ]
     rows = await db.fetch_planned(
         "jobs.settle",
+        *columns(endings, 5),
         [s.job.id for s in batch],
-        [s.job.claim_no for s in batch],
-        [s.state for s in batch],
-        [s.attempt for s in batch],
-        [s.delay_seconds for s in batch],
-        [s.http_status for s in batch],
-        [s.error for s in batch],
+        ending_nos,
         [s.started_at.timestamp() for s in batch],
         [s.duration_ms for s in batch],
-        [s.outcome for s in batch],
-        [s.request for s in batch],
-        [s.response for s in batch],
+        given([s.delay_seconds or None for s in batch]),
+        given([s.error for s in batch]),
+        given([s.request for s in batch]),
+        given([s.response for s in batch]),
         node,
         [parent for parent, _ in follow_ups],
         [f.id for _, f in follow_ups],

@@ -21,13 +21,13 @@ from aiohttp.http import HttpProcessingError
 from yarl import URL
 
 from gateway.config.tls import tls_context
+from gateway.deadlines import Deadlines
 from gateway.errors import ConfigInvalid, Fault
 from gateway.traces import continued
 from gateway.vendors import redirects
 from gateway.vendors.auth import authorization_for
 from gateway.vendors.calls import Call, CallFailed, Reply
 from gateway.vendors.classify import rules_of
-from gateway.vendors.deadlines import Deadlines
 from gateway.vendors.exchange import Origin, Wire
 from gateway.vendors.guard import AddressRefused
 from gateway.vendors.head import (

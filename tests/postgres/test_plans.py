@@ -116,9 +116,8 @@ async def statements(connection: Any) -> dict[str, list[Any]]:
         "jobs.claim": [lanes, [7, 50, 400, 10], [1, 8, 58, 2], NODE, floor],
         "events.of_jobs": [ours, 32768],
         "jobs.settle": [
-            *(ours, [0] * count, ["completed"] * count, [1] * count, [0.0] * count),
-            *([200] * count, [None] * count, [now.timestamp()] * count),
-            *([1.0] * count, ["completed"] * count),
+            *(["completed"], [1], [0], [200], ["completed"], ours, [1] * count),
+            *([now.timestamp()] * count, [1.0] * count, None, None),
             *(["{}"] * count, ["{}"] * count, NODE, *([[]] * 14), min(ours), max(ours)),
         ],
         "jobs.promote": [100, floor],
@@ -270,9 +269,10 @@ async def test_days_below_the_floor_are_not_even_planned(connection: Any) -> Non
         assert not old & {node.get("Relation Name") for node in plan}, name
     for name in ("jobs.settle", "jobs.release", "jobs.mark_started", "events.of_jobs"):
         args = list(arguments[name])
-        args[0] = [uuid7()] * len(args[0])
+        ids = next(arg for arg in args if isinstance(arg, list) and isinstance(arg[0], UUID))
+        args[args.index(ids)] = [young := uuid7()] * len(ids)
         if name == "jobs.settle":
-            args[-2:] = args[0][:2]
+            args[-2:] = young, young
         plan, _ = await explain(connection, name, args)
         tables = {node.get("Relation Name") or "" for node in plan}
         assert len([table for table in tables if table.startswith(("jobs_", "events_"))]) <= 1, name

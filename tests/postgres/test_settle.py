@@ -107,6 +107,45 @@ async def test_a_final_state_ends_the_job_and_says_who_ended_it(
     assert (attempt["request"], attempt["response"]) == ('{"a": 1}', '{"b": 2}')
 
 
+async def test_each_of_a_batch_keeps_its_own_ending(db: Database, connection: Any) -> None:
+    """What attempts share is sent once: nobody may get another's."""
+    await put_node(connection)
+    endings = [
+        ("completed", "completed", 200, None, 0.0),
+        ("completed", "completed", None, None, 0.0),
+        ("completed", "completed", 204, None, 0.0),
+        ("scheduled", "retry", 503, "busy", 90.0),
+        ("scheduled", "retry", None, "no answer", 0.0),
+        ("dead", "dead", 503, "busy", 0.0),
+        ("cancelled", "cancel", None, "unwanted", 0.0),
+    ]
+    batch = []
+    for number in range(60):
+        state, outcome, status, error, delay = endings[number % len(endings)]
+        claim_no = 1 + number % 3
+        held = await put_job(connection, state="running", node=NODE, claim_no=claim_no)
+        item = settled(await held_job(connection, held), state, outcome=outcome)
+        item.attempt, item.http_status, item.error = 1 + number % 2, status, error
+        item.delay_seconds, item.response = delay, f'{{"n": {number}}}' if status else None
+        batch.append(item)
+    assert await jobs.settle(db, batch, node=NODE) == {item.job.id for item in batch}
+    for item in batch:
+        kept = await row(connection, item.job.id)
+        assert (kept["state"], kept["attempt"]) == (item.state, item.attempt)
+        assert (kept["last_status"], kept["last_error"]) == (item.http_status, item.error)
+        found = await connection.fetchrow(
+            """SELECT attempt, outcome, http_status, error, response,
+                      (SELECT due_at - now() FROM gateway.jobs WHERE id = job_id) AS due_in
+               FROM gateway.attempts WHERE job_id = $1""",
+            item.job.id,
+        )
+        assert (found["attempt"], found["outcome"]) == (item.attempt, item.outcome)
+        assert (found["http_status"], found["error"]) == (item.http_status, item.error)
+        assert found["response"] == item.response
+        if item.state == "scheduled":
+            assert (found["due_in"] > timedelta(seconds=30)) == (item.delay_seconds > 0)
+
+
 async def test_a_retry_is_scheduled_and_counted(db: Database, connection: Any, job: Job) -> None:
     item = settled(job, "scheduled", outcome="retry", delay_seconds=60.0, error="busy")
     await jobs.settle(db, [item], node=NODE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from random import Random
 from types import SimpleNamespace
@@ -9,9 +10,10 @@ from typing import Any, cast
 from uuid import UUID
 
 import pytest
+import structlog
 
 from gateway.config.model import Api, Route
-from gateway.handlers import CallUnsuccessful, JobContext
+from gateway.handlers import CallUnsuccessful, Handler, JobContext
 from gateway.model import Completed, Dead, Event, Job, Outcome, Retry
 from gateway.routing import Router
 from gateway.vendors.calls import Call, CallFailed, Reply
@@ -54,7 +56,13 @@ class Lane:
         return 0.0
 
 
-def scene(*, api: dict[str, Any], route: dict[str, Any], body: bytes = SAYS_NO) -> Any:
+def scene(
+    *,
+    api: dict[str, Any],
+    route: dict[str, Any],
+    body: bytes = SAYS_NO,
+    handler: Handler | None = None,
+) -> Any:
     """A worker without a database, its one job and that job's event."""
     vendor = Api(vendor="chat", base_url="https://chat.example", **api)
     one = Route(name="r", source="shop", lane="chat", **route)
@@ -67,11 +75,11 @@ def scene(*, api: dict[str, Any], route: dict[str, Any], body: bytes = SAYS_NO) 
         clients=cast(Any, {"chat": client}),
         limiters=cast(Any, {"chat": Limiter()}),
         breakers={},
-        handlers={},
+        handlers={} if handler is None else {"r": handler},
         metrics=cast(Any, None),
         park=lambda vendor, seconds: None,
         random=Random(1),
-        handler_timeout_seconds=10.0,
+        handler_timeout_seconds=0.05,
         excerpt_bytes=100,
     )
     now = datetime.now(UTC)
@@ -167,3 +175,36 @@ async def test_a_handler_sends_forms_and_files() -> None:
     assert (form.body, form.content_type) == (b"a=1&b=x&b=y", "application/x-www-form-urlencoded")
     assert b'name="f"; filename="f"' in multipart.body
     assert multipart.content_type.startswith("multipart/form-data; boundary=")
+
+
+async def test_a_handler_that_takes_too_long_is_broken_off_and_tried_again() -> None:
+    broken_off = []
+
+    async def waits(job: JobContext) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            broken_off.append(job.id)
+            raise
+
+    one = scene(api={}, route={"handler": "a:b"}, handler=waits)
+    outcome, _ = await attempt(one)
+    assert outcome == Retry("no outcome within 0.05 s")
+    assert broken_off == [ID]
+
+
+async def test_a_handler_may_raise_a_timeout_of_its_own() -> None:
+    async def raises(_: JobContext) -> None:
+        async with asyncio.timeout(0):
+            await asyncio.Event().wait()
+
+    one = scene(api={}, route={"handler": "a:b"}, handler=raises)
+    with pytest.raises(TimeoutError):  # which run_attempt makes a retry that names it
+        await attempt(one)
+
+
+async def test_a_handlers_log_names_its_job() -> None:
+    one = scene(api={}, route={"handler": "a:b"})
+    context = JobContext(one.worker, one.job, one.event)
+    bound = structlog.get_context(context.log)
+    assert bound == {"job_id": str(ID), "route": "r", "attempt": 1, "correlation_id": "c"}

@@ -50,22 +50,26 @@ SELECT * FROM claimed ORDER BY priority, id
 -- Record how attempts ended, fenced: a row whose claim_no moved on, or that is not running any
 -- more, is somebody else's by now and stays as it is. The history and the follow-up jobs are
 -- written only for the rows that matched. Returns those.
--- It is planned once (see Database.fetch_planned): $28 and $29, the least and the greatest of the ids, prune
--- the partitions when it runs. Outcomes are numbered, though nobody asks for the numbers, because the
+-- It is planned once (see Database.fetch_planned): $29 and $30, the least and the greatest of the ids,
+-- prune the partitions when it runs. Attempts that ended alike say so once, as in events.accept:
+-- $1-$5 the endings, to which the attempts ($6-$13) refer by position; an array is null where it would
+-- hold nothing but nulls. Attempts are numbered, though nobody asks for the numbers, because the
 -- planner expects a thousand of what is numbered so, and then finds them by a hash. Of the few that
 -- it expects otherwise it would compare each with each job.
 WITH outcome AS MATERIALIZED (
-    SELECT *
+    SELECT o.*, ($1::text[])[o.ending_no] AS state, ($2::int[])[o.ending_no] AS attempt,
+           ($3::int[])[o.ending_no] AS claim_no, ($4::int[])[o.ending_no] AS http_status,
+           ($5::text[])[o.ending_no] AS outcome
     FROM ROWS FROM (
-        unnest($1::uuid[], $2::int[], $3::text[], $4::int[], $5::float8[], $6::int[], $7::text[],
-               $8::float8[], $9::float8[], $10::text[], $11::text[], $12::text[]),
-        generate_series(1, cardinality($1::uuid[])))
-        AS o (id, claim_no, state, attempt, delay_seconds, http_status, error,
-              started_at, duration_ms, outcome, request, response, number)
+        unnest($6::uuid[], $7::int[], $8::float8[], $9::float8[], $10::float8[], $11::text[],
+               $12::text[], $13::text[]),
+        generate_series(1, cardinality($6::uuid[])))
+        AS o (id, ending_no, started_at, duration_ms, delay_seconds, error, request, response,
+              number)
 ), lines AS MATERIALIZED (
     -- Leaving the front of a line locks it: all of them now, and in order, so that nobody deadlocks.
     SELECT k.route FROM gateway.ordering_keys k
-    WHERE (k.route, k.key) IN (SELECT * FROM unnest($26::text[], $27::text[]))
+    WHERE (k.route, k.key) IN (SELECT * FROM unnest($27::text[], $28::text[]))
     ORDER BY k.route, k.key
     FOR UPDATE
 ), settled AS (
@@ -74,7 +78,7 @@ WITH outcome AS MATERIALIZED (
         attempt     = o.attempt,
         -- However long a handler wants to sleep, the year must stay one that can be stored.
         run_at      = CASE o.state WHEN 'scheduled'
-                      THEN now() + make_interval(secs => least(o.delay_seconds, 3e9))
+                      THEN now() + make_interval(secs => least(coalesce(o.delay_seconds, 0), 3e9))
                       ELSE j.run_at END,
         node        = CASE WHEN o.state IN ('scheduled', 'available') THEN NULL ELSE j.node END,
         last_status = coalesce(o.http_status, j.last_status),
@@ -82,7 +86,7 @@ WITH outcome AS MATERIALIZED (
         started_at  = to_timestamp(o.started_at),
         finished_at = CASE WHEN o.state IN ('completed', 'dead', 'cancelled') THEN now() END
     FROM outcome o
-    WHERE j.id = o.id AND j.id = ANY ($1) AND j.id >= $28 AND j.id <= $29
+    WHERE j.id = o.id AND j.id = ANY ($6) AND j.id >= $29 AND j.id <= $30
       AND j.claim_no = o.claim_no
       -- As a CASE, because the planner knows how rare running jobs are: it would expect one row.
       AND CASE j.state WHEN 'running' THEN true ELSE false END
@@ -91,7 +95,7 @@ WITH outcome AS MATERIALIZED (
 ), history AS (
     INSERT INTO gateway.attempts (job_id, attempt, node, started_at, duration_ms, outcome,
                                   http_status, error, request, response)
-    SELECT id, attempt, $13, to_timestamp(started_at), duration_ms, outcome, http_status, error,
+    SELECT id, attempt, $14, to_timestamp(started_at), duration_ms, outcome, http_status, error,
            request::jsonb, response::jsonb
     FROM settled
     WHERE outcome <> 'snooze'
@@ -102,8 +106,8 @@ WITH outcome AS MATERIALIZED (
            CASE WHEN f.delay_seconds > 0 THEN 'scheduled' ELSE 'available' END::gateway.job_state,
            f.priority, f.ordering_key, now() + make_interval(secs => least(f.delay_seconds, 3e9)),
            f.max_attempts, f.correlation_id, f.payload::jsonb
-    FROM unnest($14::uuid[], $15::uuid[], $16::uuid[], $17::text[], $18::text[], $19::text[],
-                $20::int[], $21::text[], $22::float8[], $23::int[], $24::text[], $25::text[])
+    FROM unnest($15::uuid[], $16::uuid[], $17::uuid[], $18::text[], $19::text[], $20::text[],
+                $21::int[], $22::text[], $23::float8[], $24::int[], $25::text[], $26::text[])
         AS f (parent_id, id, event_id, route, vendor, kind,
               priority, ordering_key, delay_seconds, max_attempts, correlation_id, payload)
     WHERE f.parent_id IN (SELECT id FROM settled)

@@ -1,7 +1,7 @@
-"""How long calls may take: one timer for all of them, set for the first whose time runs out.
+"""How long calls and handlers may take: one timer for all of a kind, set for the first of them.
 
-A timer of its own for each call, as ``asyncio.timeout`` has it, costs as much as a good part of
-the call: it is made, and nearly always cancelled.
+A timer of its own for each, as ``asyncio.timeout`` has it, costs as much as a good part of a call:
+it is made, and nearly always cancelled.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _ROUNDING_SECONDS = 0.001  # uvloop's timers fire up to this much early
 
 
 class Deadlines:
-    """The calls of one vendor that are under way, each with the time by which it must be over."""
+    """What is under way of one kind, each with the time by which it must be over."""
 
     def __init__(self) -> None:
         self._open: set[_Deadline] = set()
@@ -52,14 +52,17 @@ class Deadlines:
 
 
 class _Deadline:
-    """A block of one task, as :class:`asyncio.Timeout` is: it tells its own cancelling apart."""
+    """A block of one task, as :class:`asyncio.Timeout` is: it tells its own cancelling apart.
 
-    __slots__ = ("_cancelling", "_deadlines", "_expired", "_seconds", "_task", "until")
+    ``expired``: it was broken off.
+    """
+
+    __slots__ = ("_cancelling", "_deadlines", "_seconds", "_task", "expired", "until")
 
     def __init__(self, deadlines: Deadlines, seconds: float) -> None:
         self._deadlines = deadlines
         self._seconds = seconds
-        self._expired = False
+        self.expired = False
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
@@ -79,7 +82,7 @@ class _Deadline:
         self._deadlines.leave(self)
         # Somebody else may have cancelled the task as well: then that is what it ends with.
         if (
-            self._expired
+            self.expired
             and self._task.uncancel() <= self._cancelling
             and kind is asyncio.CancelledError
         ):
@@ -87,5 +90,5 @@ class _Deadline:
 
     def expire(self) -> None:
         """Break the block off."""
-        self._expired = True
+        self.expired = True
         self._task.cancel()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from virtual_time import VirtualTime, in_virtual_time
 
-from gateway.vendors.deadlines import Deadlines
+from gateway.deadlines import Deadlines
 
 
 def ends_of(*plans: tuple[float, float, float]) -> list[tuple[str, float]]:
