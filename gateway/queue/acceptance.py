@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 from time import perf_counter
 from uuid import UUID
 
@@ -16,7 +14,7 @@ from gateway.errors import DatabaseUnavailable
 from gateway.model import Job
 from gateway.queue.ready import ReadyQueue
 from gateway.store import events
-from gateway.store.batch import GroupCommit, resolve
+from gateway.store.batch import GroupCommit
 from gateway.store.database import Database
 from gateway.store.events import Acceptance
 from gateway.telemetry.logs import get_logger
@@ -78,19 +76,22 @@ class AcceptanceDesk:
         The wait is bounded, by *patience_seconds* too: a sender that is told 503 in time tries
         again, one that gives up first may not.
         """
+        self._make_sure_of_room()
+        # After an impatient answer it may still be committed; the next try finds a duplicate.
+        self._batches.post(item, tell, in_order=_has_line(item), patience_seconds=patience_seconds)
+
+    async def accept(self, item: Acceptance, *, patience_seconds: float = math.inf) -> Receipt:
+        """Commit one webhook, as :meth:`post` does, and wait for its receipt."""
+        self._make_sure_of_room()
+        return await self._batches.submit(
+            item, in_order=_has_line(item), patience_seconds=patience_seconds
+        )
+
+    def _make_sure_of_room(self) -> None:
         if not self._db.up:
             raise DatabaseUnavailable("PostgreSQL is away")
         if len(self._batches) >= self._max_waiting:
             raise DatabaseUnavailable(f"{self._max_waiting} webhooks wait to be committed already")
-        # After an impatient answer it may still be committed; the next try finds a duplicate.
-        in_order = any(job.ordering_key is not None for job in item.jobs)
-        self._batches.post(item, tell, in_order=in_order, patience_seconds=patience_seconds)
-
-    async def accept(self, item: Acceptance, *, patience_seconds: float = math.inf) -> Receipt:
-        """Commit one webhook, as :meth:`post` does, and wait for its receipt."""
-        receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self.post(item, partial(resolve, receipt), patience_seconds=patience_seconds)
-        return await receipt
 
     async def _flush(self, batch: list[Acceptance]) -> Sequence[Receipt | Exception]:
         leaders, followers = _split(batch)
@@ -188,6 +189,11 @@ class AcceptanceDesk:
                         lane.backlog = True
                 elif new.state == "scheduled":
                     self._ready.expect_due(new.delay_seconds)
+
+
+def _has_line(item: Acceptance) -> bool:
+    """Return whether a job of *item* must not overtake another of its ordering key."""
+    return any(job.ordering_key is not None for job in item.jobs)
 
 
 def _split(batch: list[Acceptance]) -> tuple[list[Acceptance], dict[UUID, UUID]]:

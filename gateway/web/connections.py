@@ -21,6 +21,7 @@ from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http import RawRequestMessage
 
 from gateway.telemetry.logs import get_logger
+from gateway.web.doors import Door
 
 log = get_logger("gateway.server")
 
@@ -46,10 +47,12 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
 class Prompt(Protocol):
     """What takes messages without a task of their own: it never waits before it returns."""
 
-    def takes(self, message: RawRequestMessage, payload: StreamReader) -> bool:
-        """Return whether the message, whose *payload* is here as a whole, is to be taken so."""
+    def door_for(self, message: RawRequestMessage, payload: StreamReader) -> Door | None:
+        """Return where the message, whose *payload* is here as a whole, is to be taken in so."""
 
-    def take(self, message: RawRequestMessage, body: bytes, connection: Connection) -> None:
+    def take(
+        self, door: Door, message: RawRequestMessage, body: bytes, connection: Connection
+    ) -> None:
         """Take it; :meth:`Connection.answer` is then called once, now or later. Never raises."""
 
 
@@ -165,7 +168,7 @@ class Connection(web.RequestHandler):
                 prompt is None
                 or not isinstance(message, RawRequestMessage)
                 or not _is_whole(message, payload)
-                or not prompt.takes(message, payload)
+                or (door := prompt.door_for(message, payload)) is None
             ):
                 sleeper.set_result(None)
                 break
@@ -176,7 +179,7 @@ class Connection(web.RequestHandler):
             # In aiohttp's own words, so that its shutdown waits for the answer.
             self._request_in_progress = True
             self._server.requests_count += 1
-            prompt.take(message, payload.read_nowait(-1), self)
+            prompt.take(door, message, payload.read_nowait(-1), self)
         self._serving = False
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()

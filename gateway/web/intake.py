@@ -95,27 +95,29 @@ class Intake:
 
     # At once: nobody waits ------------------------------------------------------------------------
 
-    def takes(self, message: RawRequestMessage, payload: StreamReader) -> bool:
-        """See Prompt: whether it is a webhook for a door that judges without waiting."""
+    def door_for(self, message: RawRequestMessage, payload: StreamReader) -> Door | None:
+        """See Prompt: the door of a webhook that is judged without waiting."""
         door = self._door_at(message.path.partition("?")[0])
-        return (
+        if (
             door is not None
             and door.prompt
             and message.method == "POST"
             and "#" not in message.path
             and payload.total_bytes <= door.config.max_body_bytes
-        )
+        ):
+            return door
+        return None
 
-    def take(self, message: RawRequestMessage, body: bytes, connection: Connection) -> None:
+    def take(
+        self, door: Door, message: RawRequestMessage, body: bytes, connection: Connection
+    ) -> None:
         """See Prompt: judge the webhook now, and answer it when it is committed."""
         began = time.perf_counter()
         headers = message.headers
         correlation_id = _correlation_id(headers)
         path, _, query = message.path.partition("?")
-        door = self._door_at(path)
 
         def answer(result: Receipt | BaseException) -> None:
-            assert door is not None  # noqa: S101  # nothing was committed without one
             self.under_way -= 1
             self._leave(door)
             if isinstance(result, Receipt):
@@ -127,8 +129,6 @@ class Intake:
                 connection.answer(self._told(door, result, correlation_id, path).written())
 
         try:
-            if door is None:
-                raise Refusal(404, "no such vendor or path")
             self._admit(door, "POST", headers, connection.transport)
             signed = _signed_request(door, "POST", message.path, headers, body, query)
             self._verify(door, signed, now=time.time())
@@ -137,7 +137,7 @@ class Intake:
         except Exception as error:  # noqa: BLE001  # whatever it is, it has an answer
             said = self._told(door, error, correlation_id, path)
             if said.status < 500:
-                self._brake_at(door).let(partial(connection.answer, said.written()))
+                door.brake.let(partial(connection.answer, said.written()))
             else:
                 connection.answer(said.written())
             return
