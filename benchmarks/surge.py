@@ -1,7 +1,8 @@
 """Load in phases, a process of its own: ``python -m benchmarks.surge`` (a spec on stdin).
 
 An open loop whose rate changes from phase to phase, and that takes any answer: it is for what a
-gateway does when more comes than it can take. Latency counts from when a webhook was *due*.
+gateway does when more comes than it can take. Latency counts from when a webhook was *due*, and
+once more from when it was *sent*: in between it waits for a connection that is free.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ class SurgeSpec(msgspec.Struct, kw_only=True):
 
 
 class Answers(msgspec.Struct, kw_only=True):
-    """Answers of one kind within one phase or second. Latencies in ms, from due to answered."""
+    """Answers of one kind within one phase or second. Latencies in ms."""
 
     count: int
-    p50_ms: float
+    p50_ms: float  # from due to answered
     p99_ms: float
     max_ms: float
+    sent_p50_ms: float  # from sent to answered
+    sent_p99_ms: float
 
 
 class PhaseResult(msgspec.Struct, kw_only=True):
@@ -67,6 +70,11 @@ class SurgeConnection(Connection):
     """A connection whose end is measured, and no failure."""
 
     load: Surge
+    asked_ns = 0
+
+    def send(self, from_ns: int) -> None:
+        self.asked_ns = time.monotonic_ns()
+        super().send(from_ns)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         if not self.load.finished.is_set():
@@ -94,8 +102,8 @@ class Surge(Load):
         self.starts_ns: list[int] = []
         self.unsent = [0] * len(surge.phases)
         self.closed = 0
-        # (phase, second of it, status) → latencies
-        self.seen: dict[tuple[int, int, str], array[int]] = {}
+        # (phase, second of it, status) → latencies from due, from sent
+        self.seen: dict[tuple[int, int, str], tuple[array[int], array[int]]] = {}
 
     async def run(self) -> None:
         """Connect, go through the phases, and wait for the last answers."""
@@ -136,12 +144,17 @@ class Surge(Load):
         loop.call_later(0.001, self.tick, start_ns, due)
 
     def answered(self, connection: Connection, status: str) -> None:
-        latency_ns = time.monotonic_ns() - connection.from_ns
+        assert isinstance(connection, SurgeConnection)
+        now_ns = time.monotonic_ns()
         phase = self.phase
         while connection.from_ns < self.starts_ns[phase]:
             phase -= 1
         second = int((connection.from_ns - self.starts_ns[phase]) / 1e9)
-        self.seen.setdefault((phase, second, status), array("q")).append(latency_ns)
+        since_due, since_sent = self.seen.setdefault(
+            (phase, second, status), (array("q"), array("q"))
+        )
+        since_due.append(now_ns - connection.from_ns)
+        since_sent.append(now_ns - connection.asked_ns)
         if status == "closed":
             self.outstanding -= 1
             self.sent_ns[connection.seq] = 0
@@ -179,30 +192,35 @@ class Surge(Load):
 
     def _phase(self, number: int) -> PhaseResult:
         phase = self.phases[number]
-        whole: dict[str, array[int]] = {}
+        whole: dict[str, tuple[array[int], array[int]]] = {}
         seconds: list[dict[str, Answers]] = [{} for _ in range(int(phase.seconds) + 1)]
         for (found, second, status), latencies in sorted(self.seen.items()):
             if found == number:
-                whole.setdefault(status, array("q")).extend(latencies)
-                seconds[second][status] = _answers(latencies)
+                for all_of, these in zip(
+                    whole.setdefault(status, (array("q"), array("q"))), latencies, strict=True
+                ):
+                    all_of.extend(these)
+                seconds[second][status] = _answers(*latencies)
         return PhaseResult(
             name=phase.name,
             rate=phase.rate,
             seconds=phase.seconds,
             start_ns=self.starts_ns[number],
-            answers={status: _answers(latencies) for status, latencies in whole.items()},
+            answers={status: _answers(*latencies) for status, latencies in whole.items()},
             every_second=seconds,
             unsent=self.unsent[number],
         )
 
 
-def _answers(latencies: array[int]) -> Answers:
-    ordered = sorted(latencies)
+def _answers(since_due: array[int], since_sent: array[int]) -> Answers:
+    ordered, sent = sorted(since_due), sorted(since_sent)
     return Answers(
         count=len(ordered),
         p50_ms=percentile_ms(ordered, 0.50),
         p99_ms=percentile_ms(ordered, 0.99),
         max_ms=percentile_ms(ordered, 1.0),
+        sent_p50_ms=percentile_ms(sent, 0.50),
+        sent_p99_ms=percentile_ms(sent, 0.99),
     )
 
 

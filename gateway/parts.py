@@ -172,6 +172,7 @@ async def build_parts(
         on_refused=metrics.connections_refused_total.inc,
     )
     metrics.before_render.append(lambda: metrics.connections.set(public.connections))
+    metrics.before_render.append(lambda: metrics.requests_waiting.set(public.waiting()))
     metrics.before_render.append(lambda: metrics.requests_under_way.set(intake.under_way))
     limits = LimitSharing(db, limiters, node=node, metrics=metrics)
     upkeep = Upkeep(

@@ -208,7 +208,8 @@ class Service:
         # Who was accepted a moment ago is about to ask, and can be served still. The pause: for the
         # loop to tell us of those who were accepted in this very turn.
         await asyncio.sleep(0.05)
-        await drained(lambda: not parts.public.silent(), seconds=SILENT_SECONDS)
+        public = parts.public
+        await drained(lambda: not (public.silent() or public.waiting()), seconds=SILENT_SECONDS)
         parts.intake.draining = True
         # Closing drops what arrives from then on, be it the rest of a webhook's body.
         await drained(lambda: not parts.intake.under_way, seconds=CLOSING_SECONDS)

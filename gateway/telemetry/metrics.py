@@ -125,6 +125,9 @@ class Metrics:
         self.requests_under_way = self._gauge(
             "requests_under_way", "Requests of the public listener that are not answered yet."
         )
+        self.requests_waiting = self._gauge(
+            "requests_waiting", "Requests of the public listener that nobody has looked at yet."
+        )
         self.connections = self._gauge("connections", "Connections of the public listener.")
         self.connections_refused_total = self._counter(
             "connections_refused_total", "Connections turned away because there were too many."

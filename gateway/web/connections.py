@@ -22,10 +22,12 @@ from aiohttp.http import RawRequestMessage
 
 from gateway.telemetry.logs import get_logger
 from gateway.web.doors import Door
+from gateway.web.turnstile import Turnstile
 
 log = get_logger("gateway.server")
 
 RESERVED_FILES = 200  # for the database, called vendors, the operators' listener, logs
+MAX_HELD_BYTES = 1 << 20  # of one connection, while it waits at the turnstile
 MAX_TURNED_AWAY = 100  # connections that are kept until their client has read its 503
 
 _FULL_BODY = b'{"error":"too many connections"}'
@@ -65,6 +67,7 @@ class PublicServer(web.Server):
         *,
         prompt: Prompt | None,
         timeouts: Timeouts,
+        turnstile: Turnstile,
         max_connections: int,
         on_refused: Callable[[], None],
         **options: Any,
@@ -78,6 +81,7 @@ class PublicServer(web.Server):
         self.prompt = prompt
         self.timeouts = timeouts
         self.max_connections = max_connections
+        self.turnstile = turnstile
         self.open = 0
         self.silent = 0  # of them that have asked for nothing yet
         self.turned_away = 0  # of them that are being told so
@@ -95,7 +99,7 @@ class PublicServer(web.Server):
 class Connection(web.RequestHandler):
     """One connection, with a clock for each way in which its other end can stall."""
 
-    __slots__ = ("_refused", "_server", "_serving", "_silent", "_unread")
+    __slots__ = ("_held", "_refused", "_server", "_serving", "_silent", "_unread", "late")
 
     def __init__(self, server: PublicServer, **options: Any) -> None:
         super().__init__(server, **options)
@@ -104,6 +108,8 @@ class Connection(web.RequestHandler):
         self._unread: asyncio.TimerHandle | None = None  # while it does not take its answer
         self._refused = False
         self._serving = False  # whether _serve is on the stack
+        self._held = b""  # what has come and waits at the turnstile
+        self.late = False  # while what has waited there for too long is looked at
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to listen, or say that there are too many already."""
@@ -131,7 +137,30 @@ class Connection(web.RequestHandler):
     # The short way: no task but the one that sleeps ----------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol: what has come is looked at before aiohttp's task is woken."""
+        """See asyncio.Protocol: it is looked at now, or when the turnstile lets it in."""
+        if self._held:
+            self._held += data
+            if len(self._held) > MAX_HELD_BYTES and self.transport is not None:
+                self.transport.pause_reading()
+        elif self._server.turnstile.lets_in():
+            self._look_at(data)
+        else:
+            self._held = data
+            self._server.turnstile.wait(self)
+
+    def enter(self, *, late: bool) -> None:
+        """See Entrant."""
+        held, self._held = self._held, b""
+        if self.transport is None:
+            return  # its client has gone
+        if len(held) > MAX_HELD_BYTES and not self._reading_paused:
+            self.transport.resume_reading()
+        self.late = late
+        self._look_at(held)
+        self.late = False
+
+    def _look_at(self, data: bytes) -> None:
+        """Take what has come before aiohttp's task is woken for it."""
         sleeper, self._waiter = self._waiter, None
         try:
             super().data_received(data)
@@ -193,7 +222,7 @@ class Connection(web.RequestHandler):
             self._serve()
 
     def _process_keepalive(self) -> None:
-        if self._request_in_progress:  # what waits for its answer is not idle
+        if self._request_in_progress or self._held:  # what waits for its answer is not idle
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         super()._process_keepalive()
 

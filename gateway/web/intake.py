@@ -129,6 +129,8 @@ class Intake:
                 connection.answer(self._told(door, result, correlation_id, path).written())
 
         try:
+            if connection.late:
+                raise unavailable("too many requests at once", result="overloaded")
             self._admit(door, "POST", headers, connection.transport)
             signed = _signed_request(door, "POST", message.path, headers, body, query)
             self._verify(door, signed, now=time.time())

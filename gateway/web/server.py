@@ -14,6 +14,7 @@ from gateway.config.model import Address
 from gateway.errors import GatewayError
 from gateway.telemetry.logs import get_logger
 from gateway.web.connections import Prompt, PublicServer, Timeouts, connections_within_reach
+from gateway.web.turnstile import Turnstile
 
 log = get_logger("gateway.server")
 
@@ -32,7 +33,7 @@ class Listener:
 
     ``inherited`` is a socket that listens already, made by a service manager: processes that share
     one lose no connection when one of them restarts. *silent* tells how many connections have asked
-    for nothing yet.
+    for nothing yet, *waiting* how many have asked for what nobody has looked at.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class Listener:
         *,
         count: Callable[[], int] = lambda: 0,
         silent: Callable[[], int] = lambda: 0,
+        waiting: Callable[[], int] = lambda: 0,
     ) -> None:
         self.silent = silent
+        self.waiting = waiting
         self._runner = runner
         self._count = count
         self._address = address
@@ -92,6 +95,7 @@ def public_listener(
     max_connections: int = 1000,
     on_refused: Callable[[], None] = lambda: None,
     timeouts: Timeouts = Timeouts(),  # noqa: B008  # it is frozen
+    turnstile: Turnstile | None = None,
 ) -> Listener:
     """Return the listener for webhooks: no routing, no middleware, raw bodies.
 
@@ -103,6 +107,7 @@ def public_listener(
         handler,
         prompt=prompt,
         timeouts=timeouts,
+        turnstile=Turnstile() if turnstile is None else turnstile,
         max_connections=connections_within_reach(max_connections),
         on_refused=on_refused,
         auto_decompress=False,  # signatures are over the raw bytes
@@ -113,7 +118,13 @@ def public_listener(
         max_headers=MAX_HEADERS,
     )
     runner = web.ServerRunner(server, shutdown_timeout=CLOSING_SECONDS)
-    return Listener(runner, address, count=lambda: server.open, silent=lambda: server.silent)
+    return Listener(
+        runner,
+        address,
+        count=lambda: server.open,
+        silent=lambda: server.silent,
+        waiting=lambda: len(server.turnstile),
+    )
 
 
 def admin_listener(app: web.Application, address: Address) -> Listener:

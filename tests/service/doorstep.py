@@ -22,6 +22,7 @@ from gateway.web.doors import open_doors
 from gateway.web.handshaking import Fetch
 from gateway.web.intake import Intake
 from gateway.web.server import Listener, public_listener
+from gateway.web.turnstile import Turnstile
 from gateway.webhooks.sign import sign
 from gateway.webhooks.verify import Need
 
@@ -130,6 +131,7 @@ async def serving(
     *,
     timeouts: Timeouts | None = None,
     fetch: Fetch | None = None,
+    turnstile: Turnstile | None = None,
 ) -> AsyncIterator[Place]:
     path = tmp_path / "gateway.toml"
     path.write_text(toml)
@@ -156,6 +158,7 @@ async def serving(
             Address("127.0.0.1", 0),
             prompt=intake,
             timeouts=timeouts or Timeouts(),
+            turnstile=turnstile,
         )
         await listener.start()
         place.base = f"http://127.0.0.1:{listener.port}"

@@ -12,7 +12,8 @@ from doorstep import Place, serving, vendor
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.web.connections import Timeouts
+from gateway.web.connections import MAX_HELD_BYTES, Connection, Timeouts
+from gateway.web.turnstile import Entrant, Turnstile
 
 BOUND_SECONDS = 10.0
 BODY = b'{"type": "x", "id": "e-1"}'
@@ -109,11 +110,14 @@ async def test_only_what_is_whole_and_needs_no_waiting_goes_the_short_way(tmp_pa
 @given(
     paths=st.lists(st.sampled_from(PATHS), min_size=1, max_size=40),
     cuts=st.lists(st.integers(0, 6000), max_size=5),
+    waits=st.booleans(),
 )
 async def test_however_requests_are_cut_and_piled_up_each_gets_its_answer_in_its_turn(
-    tmp_path: Path, paths: Sequence[str], cuts: Sequence[int]
+    tmp_path: Path, paths: Sequence[str], cuts: Sequence[int], waits: bool
 ) -> None:
-    async with serving(tmp_path, TOML) as place:
+    """Also where all that comes has to wait its turn at the turnstile."""
+    turnstile = Turnstile(slice_seconds=0.0) if waits else None
+    async with serving(tmp_path, TOML, turnstile=turnstile) as place:
         alone = {}
         for path in set(paths):
             async with connected(place) as streams:
@@ -199,6 +203,86 @@ async def test_what_goes_wrong_inside_is_told_and_the_connection_goes_on(
         streams[1].write(request("open"))
         assert b"202 Accepted" in (await answers(streams[0], 1))[0][0]
         assert place.intake.under_way == 0
+
+
+# Waiting in line --------------------------------------------------------------------------------
+
+
+class Barred(Turnstile):
+    """Lets nobody in until it is unbarred."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line: list[Entrant] = []
+        self.barred = True
+
+    def lets_in(self) -> bool:
+        return not self.barred
+
+    def wait(self, entrant: Entrant) -> None:
+        self.line.append(entrant)
+
+    def unbar(self) -> None:
+        self.barred = False
+        for entrant in self.line:
+            entrant.enter(late=False)
+
+
+async def test_who_has_waited_too_long_is_told_to_come_again_and_nothing_is_stored(
+    tmp_path: Path,
+) -> None:
+    turnstile = Turnstile(slice_seconds=0.0, late_seconds=-1.0)
+    async with (
+        serving(tmp_path, TOML, turnstile=turnstile) as place,
+        connected(place) as streams,
+    ):
+        for path in ("open", "signed"):
+            streams[1].write(request(path))
+            ((head, body),) = await answers(streams[0], 1)
+            assert b"HTTP/1.1 503 Service Unavailable" in head
+            assert b"Retry-After: 5" in head
+            assert b"X-Correlation-ID: c-1" in head
+            assert body == b'{"error":"too many requests at once"}'
+            assert place.count(path, "overloaded") == 1
+        assert place.desk.stored == []
+        assert place.intake.under_way == 0
+
+
+async def test_what_waits_in_line_is_bounded_in_bytes_and_read_on_after_that(
+    tmp_path: Path,
+) -> None:
+    body = b"x" * (8 << 20)
+    toml = TOML + unsigned("large", 'max_body = "10MiB"')
+    async with (
+        serving(tmp_path, toml, turnstile=(turnstile := Barred())) as place,
+        connected(place) as streams,
+    ):
+        streams[1].write(request("large", body=body))
+        await until(lambda: len(turnstile.line) == 1)
+        waits = turnstile.line[0]
+        assert isinstance(waits, Connection)
+        await until(lambda: len(waits._held) > MAX_HELD_BYTES)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert len(waits._held) <= MAX_HELD_BYTES + (1 << 20)
+        turnstile.unbar()
+        ((head, _),) = await answers(streams[0], 1)
+        assert b"202 Accepted" in head
+        assert place.desk.stored[0].event.body == body
+
+
+async def test_who_leaves_the_line_is_passed_over(tmp_path: Path) -> None:
+    async with serving(tmp_path, TOML, turnstile=(turnstile := Barred())) as place:
+        async with connected(place) as gone, connected(place) as stays:
+            gone[1].write(request("open"))
+            await until(lambda: len(turnstile.line) == 1)
+            gone[1].transport.abort()
+            stays[1].write(request("open"))
+            await until(lambda: len(turnstile.line) == 2 and place.listener.connections == 1)
+            turnstile.unbar()
+            assert b"202 Accepted" in (await answers(stays[0], 1))[0][0]
+        assert place.intake.under_way == 0
+        assert len(place.desk.stored) == 1
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -1,0 +1,89 @@
+"""The turnstile: how much of each turn of the event loop goes to what comes in.
+
+Everything runs on one loop. Were all that has come since its last turn looked at in the next, then
+with a thousand senders a turn would take as long as a thousand webhooks, and a job, whose call and
+record take several turns, would take seconds: the more came, the less would be done. So what comes
+in has a slice of each turn, and the rest waits in line, in order of arrival and not yet parsed.
+
+While more comes than can be taken in, the line is as long as there are connections, and each of
+them waits its turn: that slows down whoever waits for answers, at no cost. Only who has waited too
+long is turned away, since that is dear: a webhook that is read and refused costs a quarter of one
+that is delivered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Protocol
+
+# Of one turn: dozens of webhooks, and no more than a commit takes.
+SLICE_SECONDS = 0.005
+
+# Whose turn comes later than this is told to come again: most senders give up after five to thirty
+# seconds, the most impatient after three. The longer it is, the fewer are turned away.
+LATE_SECONDS = 1.0
+
+
+class Entrant(Protocol):
+    """Who waits in line."""
+
+    def enter(self, *, late: bool) -> None:
+        """Look at what has come, and turn it away if it is *late*."""
+
+
+class Turnstile:
+    """Lets entrants in for *slice_seconds* of each turn; the others wait, and are late some time.
+
+    At least one is let in each turn.
+    """
+
+    __slots__ = ("_clock", "_late_seconds", "_line", "_slice_seconds", "_turning", "_until")
+
+    def __init__(
+        self,
+        *,
+        slice_seconds: float = SLICE_SECONDS,
+        late_seconds: float = LATE_SECONDS,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        self._slice_seconds = slice_seconds
+        self._late_seconds = late_seconds
+        self._clock = clock
+        self._line: deque[tuple[float, Entrant]] = deque()
+        self._until = 0.0  # when this turn's slice ends
+        self._turning = False  # whether the next turn will be noticed
+
+    def __len__(self) -> int:
+        return len(self._line)
+
+    def lets_in(self) -> bool:
+        """Return whether one more may enter now; one that may not has to :meth:`wait`."""
+        if self._line:
+            return False
+        now = self._clock()
+        if not self._turning:
+            self._turning = True
+            self._until = now + self._slice_seconds
+            asyncio.get_running_loop().call_soon(self._turn)
+        return now < self._until
+
+    def wait(self, entrant: Entrant) -> None:
+        """Put *entrant* at the end of the line; its :meth:`Entrant.enter` is then called once."""
+        self._line.append((self._clock(), entrant))
+
+    def _turn(self) -> None:
+        if not self._line:
+            self._turning = False
+            return
+        asyncio.get_running_loop().call_soon(self._turn)
+        now = self._clock()
+        self._until = now + self._slice_seconds
+        while self._line:
+            since, entrant = self._line.popleft()
+            entrant.enter(late=now - since > self._late_seconds)
+            now = self._clock()
+            if now >= self._until:
+                return

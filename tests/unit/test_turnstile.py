@@ -1,0 +1,107 @@
+"""Of each turn of the loop what comes in has a slice; nobody overtakes, and nobody is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.web.turnstile import Turnstile
+
+SLICE, LATE = 0.005, 1.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Guest:
+    """Takes its time when it is let in, and notes that it was."""
+
+    def __init__(self, scene: Scene, name: int, seconds: float) -> None:
+        self.scene, self.name, self.seconds = scene, name, seconds
+
+    def enter(self, *, late: bool) -> None:
+        scene = self.scene
+        scene.entered.append((self.name, late))
+        scene.spent[-1].append(self.seconds)
+        scene.clock.now += self.seconds
+
+    def arrive(self) -> None:
+        if self.scene.turnstile.lets_in():
+            self.enter(late=False)
+        else:
+            self.scene.turnstile.wait(self)
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.turnstile = Turnstile(slice_seconds=SLICE, late_seconds=LATE, clock=self.clock)
+        self.entered: list[tuple[int, bool]] = []
+        self.spent: list[list[float]] = [[]]  # by turn of the loop
+
+    async def turns(self, arrivals: list[list[float]]) -> None:
+        """Let guests arrive turn by turn, then go on until nobody waits."""
+        number = 0
+        while arrivals or len(self.turnstile):
+            for seconds in arrivals.pop(0) if arrivals else []:
+                Guest(self, number, seconds).arrive()
+                number += 1
+            await asyncio.sleep(0)
+            self.spent.append([])
+
+
+costs = st.floats(0.0, 0.02)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(costs, max_size=30), max_size=12))
+def test_all_are_let_in_once_and_in_their_order_and_no_turn_takes_longer_than_its_slice(
+    arrivals: list[list[float]],
+) -> None:
+    scene, count = Scene(), sum(map(len, arrivals))
+    asyncio.run(scene.turns(arrivals))
+    assert [name for name, _ in scene.entered] == list(range(count))
+    for spent in scene.spent:
+        # The last one may begin just before the slice ends; and a turn may see the end of one
+        # slice and, its line gone, those who come while it lasts.
+        assert sum(spent[:-1]) <= 2 * SLICE + max(spent, default=0.0)
+
+
+async def test_the_rest_of_the_loop_has_its_turn_between_two_slices() -> None:
+    scene, others = Scene(), 0
+
+    async def other() -> None:
+        nonlocal others
+        while len(scene.turnstile):
+            others += 1
+            await asyncio.sleep(0)
+
+    for number in range(1000):
+        Guest(scene, number, SLICE / 5).arrive()
+    await other()
+    assert others >= 1000 / 6
+
+
+async def test_who_waits_too_long_is_late_and_nobody_else() -> None:
+    scene = Scene()
+    for number in range(3):
+        Guest(scene, number, SLICE).arrive()
+    scene.clock.now += LATE + SLICE
+    Guest(scene, 3, 0.0).arrive()
+    await scene.turns([])
+    assert scene.entered == [(0, False), (1, True), (2, True), (3, False)]
+
+
+async def test_when_nobody_comes_nothing_turns() -> None:
+    scene = Scene()
+    Guest(scene, 0, 0.0).arrive()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not scene.turnstile._turning
