@@ -18,7 +18,7 @@ import msgspec
 from benchmarks import isolation, measure, overload, several, year
 from benchmarks.flood import FLOODS, beside
 from benchmarks.measure import Options, Sample
-from benchmarks.report import Report, print_table
+from benchmarks.report import Report, print_columns, print_table
 from benchmarks.subjects import (
     BenchmarkError,
     StubControl,
@@ -27,6 +27,7 @@ from benchmarks.subjects import (
     running_gateway,
     running_stub,
 )
+from benchmarks.targets import Target, print_targets
 
 ALONE = ("isolation", "overload", "year", "processes")
 
@@ -108,8 +109,12 @@ def run(options: Options, *, only: set[str]) -> Report:
 
 def run_alone(arguments: argparse.Namespace, options: Options) -> None:
     """Run the measurements that take long and have tables of their own."""
-    found: dict[str, object] = {"machine": _machine(), "options": options}
-    promised: list[tuple[str, float, float, bool]] = []
+    found: dict[str, object] = {
+        "machine": _machine(),
+        "started_at": time.time(),
+        "options": options,
+    }
+    promised: list[Target] = []
     unmet: list[str] = []
     with running_stub() as stub:
         for name in arguments.only:
@@ -128,7 +133,7 @@ def run_alone(arguments: argparse.Namespace, options: Options) -> None:
                     rounds.append(
                         overload.measure_round(stub, options, seconds=arguments.duration or 30.0)
                     )
-                overload.print_rounds(rounds, file=sys.stdout)
+                print_columns("overload", *overload.table(rounds), file=sys.stdout)
                 promised += overload.targets(rounds)
                 found[name] = rounds
             elif name == "year":
@@ -140,21 +145,22 @@ def run_alone(arguments: argparse.Namespace, options: Options) -> None:
                     held_seconds=arguments.duration or 120.0,
                     keep=Path(arguments.keep) if arguments.keep else None,
                 )
-                year.print_year(measured, file=sys.stdout)
+                title = f"year: {year.told(measured)}"
+                print_columns(title, *year.table(measured), file=sys.stdout)
                 promised += year.targets(measured)
                 found[name] = measured
             elif name == "processes":
                 counted = several.measure_processes(stub, options)
-                several.print_processes(counted, file=sys.stdout)
+                title = f"processes, on {len(os.sched_getaffinity(0))} cores"
+                print_columns(title, *several.table(counted), file=sys.stdout)
                 found[name] = counted
             else:
                 sys.exit(f"benchmarks: {name} cannot run together with {arguments.only[0]}")
-    for name, value, limit, met in promised:
-        sys.stdout.write(f"{name}: {value:.2f} (target {limit:g}) {'met' if met else 'missed'}\n")
+    print_targets(promised, file=sys.stdout)
     if arguments.json:
         text = msgspec.json.format(msgspec.json.encode(found), indent=2)
         Path(arguments.json).write_bytes(text + b"\n")
-    unmet += [name for name, _, _, met in promised if not met]
+    unmet += [target.name for target in promised if not target.met]
     if arguments.check and unmet:
         sys.exit(f"benchmarks: missed: {', '.join(unmet)}")
 

@@ -25,9 +25,18 @@ text { font: 13px system-ui, sans-serif; fill: #24292f }
 }"""
 
 
-def bars(title: str, unit: str, measured: Mapping[str, Sequence[float]], *, ours: str) -> str:
-    """Return a chart of *measured*, the largest first; the bar of *ours* stands out."""
-    rows = sorted(measured.items(), key=lambda item: -statistics.median(item[1]))
+def bars(
+    title: str,
+    unit: str,
+    measured: Mapping[str, Sequence[float]],
+    *,
+    ours: str = "",
+    largest_first: bool = True,
+) -> str:
+    """Return a chart of *measured*; the bar of *ours* stands out."""
+    rows = list(measured.items())
+    if largest_first:
+        rows.sort(key=lambda item: -statistics.median(item[1]))
     height = _HEAD + _ROW * len(rows) + _FOOT
     scale = (_WIDTH - _LABEL - _VALUE) / max(max(values) for _, values in rows)
     said = "; ".join(f"{name} {statistics.median(values):,.0f}" for name, values in rows)

@@ -1,24 +1,26 @@
-"""``python -m benchmarks.publish [--peers FILE] [--profile FILE]``: results into the docs.
+"""``python -m benchmarks.publish [--peers FILE] [--profile FILE] [--alone FILE …]``: to the docs.
 
-The JSON of ``benchmarks.peers`` and of ``benchmarks.profile`` goes to ``docs/benchmarks/``, plots
-are drawn beside it, and the marked parts of ``docs/benchmarks.md`` are written anew from what is
-there. The text around the marks stays.
+The JSON of ``benchmarks.peers``, of ``benchmarks.profile``, and of ``benchmarks --only`` year,
+processes or overload goes to ``docs/benchmarks/``, plots are drawn beside it, and the marked parts
+of ``docs/benchmarks.md`` are written anew from what is there. The text around the marks stays.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
+from benchmarks import overload, several, year
 from benchmarks import profile as profiling
 from benchmarks.peers import report as peers
 from benchmarks.plots import bars
 from benchmarks.profile import Profile
+from benchmarks.targets import Target
 
 DOCS = Path(__file__).parents[1] / "docs"
 FIGURES = DOCS / "benchmarks"
@@ -36,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.publish", description=__doc__)
     parser.add_argument("--peers", type=Path, metavar="FILE")
     parser.add_argument("--profile", type=Path, metavar="FILE")
+    parser.add_argument("--alone", type=Path, nargs="+", default=[], metavar="FILE")
     arguments = parser.parse_args()
     FIGURES.mkdir(exist_ok=True)
     for name in ("peers", "profile"):
@@ -43,18 +46,47 @@ def main() -> None:
             (FIGURES / f"{name}.json").write_bytes(given.read_bytes())
     report = msgspec.json.decode((FIGURES / "peers.json").read_bytes(), type=peers.Report)
     profile = msgspec.json.decode((FIGURES / "profile.json").read_bytes(), type=Profile)
-    for name, drawing in draw(report).items():
+    for given in arguments.alone:
+        take_over(msgspec.json.decode(given.read_bytes(), type=Alone))
+    alone = {
+        name: msgspec.json.decode(path.read_bytes(), type=Alone)
+        for name in ("year", "processes", "overload")
+        if (path := FIGURES / f"{name}.json").exists()
+    }
+    for name, drawing in (draw(report) | draw_alone(alone)).items():
         (FIGURES / f"{name}.svg").write_text(drawing)
     page = DOCS / "benchmarks.md"
-    page.write_text(rendered(page.read_text(), report, profile))
+    page.write_text(rendered(page.read_text(), report, profile, alone))
 
 
-def rendered(page: str, report: peers.Report, profile: Profile) -> str:
+class Alone(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What measurements that run alone have written: one or several of them."""
+
+    started_at: float
+    machine: dict[str, str | int]
+    year: year.Year | None = None
+    processes: list[several.Processes] = []
+    overload: list[overload.Overload] = []
+
+
+def take_over(found: Alone) -> None:
+    """Keep each measurement in a file of its own, without the overload's single seconds."""
+    for one in found.overload:
+        one.phases = []
+    for name in ("year", "processes", "overload"):
+        if measured := getattr(found, name):
+            kept = Alone(started_at=found.started_at, machine=found.machine, **{name: measured})
+            text = msgspec.json.format(msgspec.json.encode(kept), indent=2)
+            (FIGURES / f"{name}.json").write_bytes(text + b"\n")
+
+
+def rendered(page: str, report: peers.Report, profile: Profile, alone: Mapping[str, Alone]) -> str:
     """Return *page* with its marked parts written anew."""
     parts = {
-        "targets": _targets(report, profile),
+        "targets": _targets(report, profile, alone),
         "peers": _peers(report),
         "profile": _profile(profile),
+        **{name: _alone(found) for name, found in alone.items()},
     }
     for mark, part in parts.items():
         page = replaced(page, mark, part)
@@ -78,6 +110,32 @@ def draw(report: peers.Report) -> dict[str, str]:
     return plots
 
 
+def draw_alone(alone: Mapping[str, Alone]) -> dict[str, str]:
+    """Return the plots of what runs alone."""
+    plots = {}
+    if (found := alone.get("processes")) is not None:
+        rates = {
+            f"{what}, {count} process{'es' if count > 1 else ''}": [
+                getattr(one, what) for one in found.processes if one.count == count
+            ]
+            for what in ("intake", "delivered")
+            for count in several.COUNTS
+        }
+        plots["processes"] = bars("Several processes", "per second", rates, largest_first=False)
+    if (found := alone.get("year")) is not None and found.year is not None:
+        rates = {
+            f"{what}, {name}": [getattr(figures, what) for figures in rounds]
+            for what in ("intake", "drain")
+            for name, rounds in (
+                ("fresh", found.year.fresh),
+                ("after a year", found.year.filled),
+                ("and a held transaction", found.year.held),
+            )
+        }
+        plots["year"] = bars("After a year", "per second", rates, largest_first=False)
+    return plots
+
+
 def replaced(text: str, mark: str, part: str) -> str:
     """Return *text* with what is between the two comments of *mark* replaced by *part*."""
     begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
@@ -88,21 +146,25 @@ def replaced(text: str, mark: str, part: str) -> str:
     return f"{before}{begin}\n{part.strip()}\n{end}{after}"
 
 
-def _targets(report: peers.Report, profile: Profile) -> str:
+def _targets(report: peers.Report, profile: Profile, alone: Mapping[str, Alone]) -> str:
     targets = report.targets()
     if profile.idle:
         idle = profile.idle
         targets += [
-            peers.Target("idle: share of a core", idle.cpu_share, IDLE_CPU_SHARE, ".2%", True),
-            peers.Target(
+            Target("idle: share of a core", idle.cpu_share, IDLE_CPU_SHARE, ".2%", True),
+            Target(
                 "idle: statements per second", idle.statements_per_second, IDLE_STATEMENTS, ".2f",
                 True,
             ),
         ]  # fmt: skip
+    if (found := alone.get("year")) is not None and found.year is not None:
+        targets += year.targets(found.year)
+    if (found := alone.get("overload")) is not None:
+        targets += overload.targets(found.overload)
     lines = [
         [
             target.name,
-            f"{'≤' if target.at_most else '≥'} {target.limit:{target.form}}",
+            target.bound,
             f"{target.value:{target.form}}",
             "met" if target.met else "**missed**",
         ]
@@ -150,6 +212,27 @@ def _profile(profile: Profile) -> str:
         parts.append(f"### {title}")
         parts.append(_table(columns, lines))
     return "\n\n".join(parts)
+
+
+def _alone(found: Alone) -> str:
+    day, cores = _day(found.started_at), found.machine["cpus"]
+    if found.year is not None:
+        return (
+            f"Measured on {day}, {cores} cores, {len(found.year.fresh)} rounds in turns: "
+            f"{year.told(found.year)}.\n\n![After a year](benchmarks/year.svg)\n\n"
+            + _table(*year.table(found.year))
+        )
+    if found.processes:
+        return (
+            f"Measured on {day}; everything, load, vendor and PostgreSQL included, shares {cores} "
+            "cores.\n\n![Several processes](benchmarks/processes.svg)\n\n"
+            + _table(*several.table(found.processes))
+        )
+    rounds, seconds = len(found.overload), found.overload[0].seconds
+    return (
+        f"Measured on {day}, {cores} cores; {rounds} × {seconds:,.0f} s of it.\n\n"  # noqa: RUF001
+        + _table(*overload.table(found.overload))
+    )
 
 
 def _day(seconds: float) -> str:

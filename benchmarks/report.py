@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 import msgspec
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import Memory, Options, Sample, Soak
+from benchmarks.targets import Target, print_targets
 
 INTAKE_SHARE = 0.45  # of the bare handler
 DELIVERY_SHARE = 0.55  # of the bare forwarder
@@ -23,15 +24,6 @@ _TITLES = {
     "fixed_rate": "(c) at a fixed rate",
     "flood": "(e) beside a flood",
 }
-
-
-class Target(msgspec.Struct, frozen=True):
-    """One promise: ``value`` against ``limit``."""
-
-    name: str
-    value: float
-    limit: float
-    met: bool
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -63,19 +55,28 @@ class Report(msgspec.Struct, kw_only=True):
         for name, share in (("intake", INTAKE_SHARE), ("delivery", DELIVERY_SHARE)):
             if name in self.rounds:
                 ratio = statistics.median(self.ratios(name))
-                found.append(Target(f"{name}: share of bare", ratio, share, ratio >= share))
+                found.append(Target(f"{name}: share of bare", ratio, share, ".0%"))
         if "fixed_rate" in self.rounds:
             p99 = statistics.median(s.p99_ms for s in self.rounds["fixed_rate"]["gateway"])
-            found.append(
-                Target("fixed rate: p99 to the 202, ms", p99, ANSWER_P99_MS, p99 < ANSWER_P99_MS)
-            )
+            name = "fixed rate: p99 to the 202, ms"
+            found.append(Target(name, p99, ANSWER_P99_MS, ".1f", at_most=True))
         if self.memory is not None:
-            held = self.memory.held_mib
-            found.append(
-                Target(f"memory: {self.memory.held_jobs} jobs held, MiB", held, HELD_MIB,
-                       held < HELD_MIB)
-            )  # fmt: skip
+            name = f"memory: {self.memory.held_jobs} jobs held, MiB"
+            found.append(Target(name, self.memory.held_mib, HELD_MIB, ".0f", at_most=True))
         return found
+
+
+def print_columns(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, file: TextIO
+) -> None:
+    """Print a table whose first column names what the others measured."""
+    console = Console(file=file, width=None if file.isatty() else 132)
+    table = Table(title=title)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def print_table(report: Report, *, file: TextIO) -> None:
@@ -127,12 +128,7 @@ def print_table(report: Report, *, file: TextIO) -> None:
             f"growth after the first tenth {soak.growth_mib:+.1f} MiB",
             highlight=False,
         )
-    for target in report.targets():
-        verdict = "[green]met[/]" if target.met else "[red]missed[/]"
-        console.print(
-            f"{target.name}: {target.value:.2f} (target {target.limit:g}) {verdict}",
-            highlight=False,
-        )
+    print_targets(report.targets(), file=file)
 
 
 def _spread(samples: list[Sample], read: Callable[[Sample], float | None], form: str) -> str:

@@ -7,7 +7,6 @@ They share one PostgreSQL, started as the embedded one is, and one listening soc
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import statistics
 import sys
@@ -15,7 +14,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TextIO
 
 import msgspec
 
@@ -101,15 +99,14 @@ def running_processes(count: int, *, stub_port: int) -> Iterator[Subject]:
         yield Subject(f"{count} processes", pid, shared.getsockname()[1])
 
 
-def print_processes(found: list[Processes], *, file: TextIO) -> None:
-    """Print medians with (lowest-highest), and the ratio to one process."""
-    file.write(f"processes, on {len(os.sched_getaffinity(0))} cores:\n")
+def table(found: list[Processes]) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows: medians with (lowest-highest), and the ratio to one process."""
+    rows = []
     for what in ("intake", "delivered"):
         one = statistics.median(getattr(p, what) for p in found if p.count == 1)
         for count in COUNTS:
             values = [getattr(p, what) for p in found if p.count == count]
             middle = statistics.median(values)
-            file.write(
-                f"  {what:<10} {count} {middle:>8,.0f}/s ({min(values):,.0f}-{max(values):,.0f})"
-                f"  {middle / one:.0%} of one\n"
-            )
+            rate = f"{middle:,.0f} ({min(values):,.0f}-{max(values):,.0f})"
+            rows.append([what, str(count), rate, f"{middle / one:.0%}"])
+    return ["", "processes", "per second", "of one"], rows

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import asyncpg
 import msgspec
@@ -33,6 +33,7 @@ from benchmarks.subjects import (
     run_load,
     running_gateway,
 )
+from benchmarks.targets import Target
 from gateway.store import upkeep
 from gateway.store.database import Database
 from gateway.store.embedded import EmbeddedPostgres
@@ -385,42 +386,46 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 # Telling -----------------------------------------------------------------------------------------
 
 
-def targets(year: Year) -> list[tuple[str, float, float, bool]]:
-    """Return (name, value, limit, met): shares of the fresh figures, medians of the rounds."""
+def targets(year: Year) -> list[Target]:
+    """Return what was promised: shares of the fresh figures, medians of the rounds."""
     found = []
     for name, rounds in (("filled", year.filled), ("held transaction", year.held)):
         for what in ("intake", "drain"):
             share = _median(rounds, what) / _median(year.fresh, what)
-            found.append((f"year, {name}: {what}, share of fresh", share, FLAT, share >= FLAT))
+            found.append(Target(f"year, {name}: {what}, share of fresh", share, FLAT, ".0%"))
         for query in sorted(year.fresh[0].list_ms.keys() - {SEARCH}):
             fresh = statistics.median(f.list_ms[query] for f in year.fresh)
             share = fresh / statistics.median(f.list_ms[query] for f in rounds)
             found.append(
-                (f"year, {name}: jobs list {query}, share of fresh", share, FLAT, share >= FLAT)
+                Target(f"year, {name}: jobs list {query}, share of fresh", share, FLAT, ".0%")
             )
     return found
 
 
-def print_year(year: Year, *, file: TextIO) -> None:
-    """Print medians with (lowest-highest)."""
-    file.write(
-        f"year: {year.finished:,} finished jobs over {year.days} days, {year.waiting:,} waiting, "
+def told(year: Year) -> str:
+    """Return in a sentence what was measured."""
+    return (
+        f"{year.finished:,} finished jobs over {year.days} days, {year.waiting:,} waiting, "
         f"{year.gib:.1f} GiB, filled in {year.fill_seconds:.0f} s; a transaction held for "
-        f"{year.held_seconds:g} s left {year.dead_rows:,} dead rows\n"
+        f"{year.held_seconds:,.0f} s left {year.dead_rows:,} dead rows"
     )
-    columns = (("fresh", year.fresh), ("filled", year.filled), ("held", year.held))
-    for what in ("intake", "drain"):
-        said = (
-            f"{name} {_spread([getattr(f, what) for f in rounds], ',.0f')}"
-            for name, rounds in columns
-        )
-        file.write(f"  {what + ' /s':<44} {'   '.join(said)}\n")
-    for query in year.fresh[0].list_ms:
-        said = (
-            f"{name} {_spread([f.list_ms[query] for f in rounds], '.1f')}"
-            for name, rounds in columns
-        )
-        file.write(f"  {'jobs list ' + query + ', ms':<44} {'   '.join(said)}\n")
+
+
+def table(year: Year) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows: medians with (lowest-highest)."""
+    subjects = (year.fresh, year.filled, year.held)
+    rows = [
+        [f"{what}, per second", *(_spread([getattr(f, what) for f in s], ",.0f") for s in subjects)]
+        for what in ("intake", "drain")
+    ]
+    rows += [
+        [
+            f"jobs list {query}, ms",
+            *(_spread([f.list_ms[query] for f in s], ".1f") for s in subjects),
+        ]
+        for query in year.fresh[0].list_ms
+    ]
+    return ["", "fresh", "filled", "filled, transaction held"], rows
 
 
 def _median(rounds: list[Figures], what: str) -> float:

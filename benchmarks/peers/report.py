@@ -13,6 +13,7 @@ from rich.table import Table
 from benchmarks import measure
 from benchmarks.measure import Sample
 from benchmarks.peers.drain import Drained
+from benchmarks.targets import Target, print_targets
 
 GATEWAY = "gateway"
 EVERYSEC = "a crash of the machine loses up to a second of what was answered (appendfsync everysec)"
@@ -64,21 +65,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             connections=self.connections,
             in_flight=self.in_flight,
         )
-
-
-class Target(msgspec.Struct, frozen=True):
-    """One promise: ``value`` against ``limit``, of which more is better unless ``at_most``."""
-
-    name: str
-    value: float
-    limit: float
-    form: str
-    at_most: bool = False
-
-    @property
-    def met(self) -> bool:
-        """Whether the promise holds in this run."""
-        return self.value <= self.limit if self.at_most else self.value >= self.limit
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -186,14 +172,7 @@ def print_tables(report: Report, *, file: TextIO) -> None:
         for line in lines:
             table.add_row(*line)
         console.print(table)
-    for target in report.targets():
-        verdict = "[green]met[/]" if target.met else "[red]missed[/]"
-        bound = "at most" if target.at_most else "at least"
-        console.print(
-            f"{target.name}: {target.value:{target.form}}"
-            f" ({bound} {target.limit:{target.form}}) {verdict}",
-            highlight=False,
-        )
+    print_targets(report.targets(), file=file)
     for name, reason in report.skipped.items():
         console.print(f"skipped: {name}: {reason}", highlight=False, markup=False)
 

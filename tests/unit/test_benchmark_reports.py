@@ -135,3 +135,42 @@ def test_what_cannot_be_installed_is_named_with_its_reason(
     assert "no network" in found.missing["python"]
     assert "PyPI" in found.missing["node"]
     assert "redis-server" in found.missing["redis"]
+
+
+def test_what_runs_alone_is_published_with_its_plots_and_targets() -> None:
+    from benchmarks.publish import Alone, _alone, draw_alone
+    from benchmarks.several import Processes
+    from benchmarks.targets import Target
+    from benchmarks.year import Figures, Year, targets
+
+    def figures(rate: float) -> Figures:
+        return Figures(intake=rate, drain=rate, list_ms={"all": 100 / rate})
+
+    year = Year(
+        finished=10,
+        waiting=1,
+        days=365,
+        gib=1.0,
+        fill_seconds=1.0,
+        held_seconds=1800.0,
+        fresh=[figures(100.0)],
+        filled=[figures(90.0)],
+        held=[figures(50.0)],
+        dead_rows=5,
+    )
+    processes = [
+        Processes(count=count, intake=100.0 * count, delivered=10.0) for count in (1, 2, 4)
+    ]
+    common: Any = {"started_at": 0.0, "machine": {"cpus": 2}}
+    found = {
+        "year": Alone(year=year, **common),
+        "processes": Alone(processes=processes, **common),
+    }
+    assert [target.met for target in targets(year)] == [True] * 3 + [False] * 3
+    assert "| intake, per second | 100 (100-100) | 90 (90-90) | 50 (50-50) |" in _alone(
+        found["year"]
+    )
+    assert "| intake | 4 | 400 (400-400) | 400% |" in _alone(found["processes"])
+    for drawing in draw_alone(found).values():
+        assert ElementTree.fromstring(drawing).tag.endswith("svg")  # noqa: S314  # our own
+    assert Target("a", 2.0, 1.0, at_most=True).bound == "≤ 1.00"
