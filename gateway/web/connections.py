@@ -151,7 +151,7 @@ class Connection(web.RequestHandler):
     def enter(self, *, late: bool) -> None:
         """See Entrant."""
         held, self._held = self._held, b""
-        if self.transport is None:
+        if self.transport is None or self.transport.is_closing():
             return  # its client has gone
         if len(held) > MAX_HELD_BYTES and not self._reading_paused:
             self.transport.resume_reading()

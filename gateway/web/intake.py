@@ -410,6 +410,11 @@ async def _read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
                 if size > max_bytes:
                     raise too_large
                 chunks.append(chunk)
+    except RuntimeError as error:
+        if request.transport is not None:
+            raise
+        # aiohttp's word for a connection that was lost before anybody asked for the body.
+        raise ConnectionResetError("the connection was lost") from error
     except TimeoutError:
         raise Refusal(408, f"the body did not arrive within {BODY_SECONDS:g} s") from None
     return b"".join(chunks)
