@@ -27,7 +27,7 @@ from gateway.web.turnstile import Turnstile
 log = get_logger("gateway.server")
 
 RESERVED_FILES = 200  # for the database, called vendors, the operators' listener, logs
-MAX_HELD_BYTES = 1 << 20  # of one connection, while it waits at the turnstile
+MAX_HELD_BYTES = 64 << 10  # of one connection that waits at the turnstile; then it is not read
 MAX_TURNED_AWAY = 100  # connections that are kept until their client has read its 503
 
 _FULL_BODY = b'{"error":"too many connections"}'
@@ -99,7 +99,7 @@ class PublicServer(web.Server):
 class Connection(web.RequestHandler):
     """One connection, with a clock for each way in which its other end can stall."""
 
-    __slots__ = ("_held", "_refused", "_server", "_serving", "_silent", "_unread", "late")
+    __slots__ = ("_held", "_refused", "_server", "_serving", "_silent", "_unread", "waited_seconds")
 
     def __init__(self, server: PublicServer, **options: Any) -> None:
         super().__init__(server, **options)
@@ -109,7 +109,7 @@ class Connection(web.RequestHandler):
         self._refused = False
         self._serving = False  # whether _serve is on the stack
         self._held = b""  # what has come and waits at the turnstile
-        self.late = False  # while what has waited there for too long is looked at
+        self.waited_seconds = 0.0  # at the turnstile, what has come last
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to listen, or say that there are too many already."""
@@ -138,26 +138,30 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol: it is looked at now, or when the turnstile lets it in."""
-        if self._held:
-            self._held += data
-            if len(self._held) > MAX_HELD_BYTES and self.transport is not None:
-                self.transport.pause_reading()
-        elif self._server.turnstile.lets_in():
-            self._look_at(data)
-        else:
-            self._held = data
+        if not self._held:
+            if self._server.turnstile.lets_in():
+                self.waited_seconds = 0.0
+                self._look_at(data)
+                return
             self._server.turnstile.wait(self)
+        self._held += data
+        if len(self._held) > MAX_HELD_BYTES and self.transport is not None:
+            self.transport.pause_reading()
 
-    def enter(self, *, late: bool) -> None:
+    @property
+    def late(self) -> bool:
+        """Whether what has come last has waited for too long."""
+        return self.waited_seconds > self._server.turnstile.late_seconds
+
+    def enter(self, waited_seconds: float) -> None:
         """See Entrant."""
         held, self._held = self._held, b""
         if self.transport is None or self.transport.is_closing():
             return  # its client has gone
         if len(held) > MAX_HELD_BYTES and not self._reading_paused:
             self.transport.resume_reading()
-        self.late = late
+        self.waited_seconds = waited_seconds
         self._look_at(held)
-        self.late = False
 
     def _look_at(self, data: bytes) -> None:
         """Take what has come before aiohttp's task is woken for it."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
+from typing import cast
 
 import msgspec
 from aiohttp import StreamReader, web
@@ -112,7 +113,7 @@ class Intake:
         self, door: Door, message: RawRequestMessage, body: bytes, connection: Connection
     ) -> None:
         """See Prompt: judge the webhook now, and answer it when it is committed."""
-        began = time.perf_counter()
+        began = time.perf_counter() - connection.waited_seconds
         headers = message.headers
         correlation_id = _correlation_id(headers)
         path, _, query = message.path.partition("?")
@@ -135,7 +136,7 @@ class Intake:
             signed = _signed_request(door, "POST", message.path, headers, body, query)
             self._verify(door, signed, now=time.time())
             event, acceptance = self._identify(door, signed, correlation_id)
-            self._desk.post(acceptance, answer, patience_seconds=door.config.answer_within_seconds)
+            self._desk.post(acceptance, answer, patience_seconds=_patience_seconds(door, began))
         except Exception as error:  # noqa: BLE001  # whatever it is, it has an answer
             said = self._told(door, error, correlation_id, path)
             if said.status < 500:
@@ -184,7 +185,7 @@ class Intake:
     async def _take_in(self, door: Door, request: web.BaseRequest, correlation_id: str) -> Said:
         began = time.perf_counter()
         body = await _read_body(request, door.config.max_body_bytes)
-        arrived, now = time.perf_counter(), time.time()
+        arrived, now = time.perf_counter() - _waited_seconds(request), time.time()
         query = request.rel_url.raw_query_string
         signed = _signed_request(
             door, request.method, request.path_qs, request.headers, body, query
@@ -198,9 +199,8 @@ class Intake:
             await self._shake_hands(door, answer)
             return handshake_said(answer, correlation_id)
         event, acceptance = self._identify(door, signed, correlation_id)
-        patience_seconds = door.config.answer_within_seconds - (time.perf_counter() - arrived)
         receipt = await self._desk.accept(
-            acceptance, patience_seconds=max(MIN_COMMIT_SECONDS, patience_seconds)
+            acceptance, patience_seconds=_patience_seconds(door, arrived)
         )
         self._count(door, receipt, began)
         return receipt_said(door, receipt, event.correlation_id)
@@ -388,6 +388,17 @@ class Intake:
         if (more := door.lines.turn()) is not None:
             log.warning("handshake_refused", vendor=door.config.vendor, reason=reason, **more)
         return Refusal(403, "handshake refused", result="unverified")
+
+
+def _patience_seconds(door: Door, arrived: float) -> float:
+    """Return for how long the commit may be waited for; *arrived* by perf_counter."""
+    waits_seconds = time.perf_counter() - arrived
+    return max(MIN_COMMIT_SECONDS, door.config.answer_within_seconds - waits_seconds)
+
+
+def _waited_seconds(request: web.BaseRequest) -> float:
+    """Return how long the last of a request waited at the turnstile."""
+    return cast(Connection, request.protocol).waited_seconds
 
 
 async def _read_body(request: web.BaseRequest, max_bytes: int) -> bytes:

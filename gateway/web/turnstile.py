@@ -30,17 +30,17 @@ LATE_SECONDS = 1.0
 class Entrant(Protocol):
     """Who waits in line."""
 
-    def enter(self, *, late: bool) -> None:
-        """Look at what has come, and turn it away if it is *late*."""
+    def enter(self, waited_seconds: float) -> None:
+        """Look at what came so long ago."""
 
 
 class Turnstile:
-    """Lets entrants in for *slice_seconds* of each turn; the others wait, and are late some time.
+    """Lets entrants in for *slice_seconds* of each turn, at least one; the others wait.
 
-    At least one is let in each turn.
+    Who has waited for longer than *late_seconds* should be turned away.
     """
 
-    __slots__ = ("_clock", "_late_seconds", "_line", "_slice_seconds", "_turning", "_until")
+    __slots__ = ("_clock", "_line", "_slice_seconds", "_turning", "_until", "late_seconds")
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class Turnstile:
         late_seconds: float = LATE_SECONDS,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
+        self.late_seconds = late_seconds
         self._slice_seconds = slice_seconds
-        self._late_seconds = late_seconds
         self._clock = clock
         self._line: deque[tuple[float, Entrant]] = deque()
         self._until = 0.0  # when this turn's slice ends
@@ -83,7 +83,7 @@ class Turnstile:
         self._until = now + self._slice_seconds
         while self._line:
             since, entrant = self._line.popleft()
-            entrant.enter(late=now - since > self._late_seconds)
+            entrant.enter(now - since)
             now = self._clock()
             if now >= self._until:
                 return

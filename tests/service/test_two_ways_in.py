@@ -225,6 +225,7 @@ class Barred(Turnstile):
         super().__init__()
         self.line: list[Entrant] = []
         self.barred = True
+        self.waited_seconds = 0.0
 
     def lets_in(self) -> bool:
         return not self.barred
@@ -235,7 +236,7 @@ class Barred(Turnstile):
     def unbar(self) -> None:
         self.barred = False
         for entrant in self.line:
-            entrant.enter(late=False)
+            entrant.enter(self.waited_seconds)
 
 
 async def test_who_has_waited_too_long_is_told_to_come_again_and_nothing_is_stored(
@@ -256,6 +257,31 @@ async def test_who_has_waited_too_long_is_told_to_come_again_and_nothing_is_stor
             assert place.count(path, "overloaded") == 1
         assert place.desk.stored == []
         assert place.intake.under_way == 0
+
+
+@pytest.mark.parametrize("pieces", [1, 2], ids=["whole", "in pieces"])
+async def test_what_it_has_waited_is_part_of_the_time_that_its_sender_gives_it(
+    tmp_path: Path, pieces: int
+) -> None:
+    async with (
+        serving(tmp_path, TOML, turnstile=(turnstile := Barred())) as place,
+        connected(place) as streams,
+    ):
+        turnstile.waited_seconds = 0.75
+        raw = request("open")
+        for piece in (raw,) if pieces == 1 else (raw[:-1], raw[-1:]):
+            streams[1].write(piece)
+            await until(lambda: len(turnstile.line) == 1)
+            turnstile.unbar()
+            turnstile.line.clear()
+            turnstile.barred = True
+            if piece is not raw and piece != raw[-1:]:
+                await until(lambda: place.intake.under_way == 1)
+        await answers(streams[0], 1)
+        within = place.intake.doors["open"].config.answer_within_seconds
+        assert within - 1.75 < place.desk.patience[-1] <= within - 0.75
+        if pieces == 1:
+            assert place.metrics.webhook_seconds["open"].total >= 0.75
 
 
 async def test_what_waits_in_line_is_bounded_in_bytes_and_read_on_after_that(

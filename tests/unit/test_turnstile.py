@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.web.turnstile import Turnstile
 
-SLICE, LATE = 0.005, 1.0
+SLICE = 0.005
 
 
 class Clock:
@@ -26,15 +27,15 @@ class Guest:
     def __init__(self, scene: Scene, name: int, seconds: float) -> None:
         self.scene, self.name, self.seconds = scene, name, seconds
 
-    def enter(self, *, late: bool) -> None:
+    def enter(self, waited_seconds: float) -> None:
         scene = self.scene
-        scene.entered.append((self.name, late))
+        scene.entered.append((self.name, waited_seconds))
         scene.spent[-1].append(self.seconds)
         scene.clock.now += self.seconds
 
     def arrive(self) -> None:
         if self.scene.turnstile.lets_in():
-            self.enter(late=False)
+            self.enter(0.0)
         else:
             self.scene.turnstile.wait(self)
 
@@ -42,8 +43,8 @@ class Guest:
 class Scene:
     def __init__(self) -> None:
         self.clock = Clock()
-        self.turnstile = Turnstile(slice_seconds=SLICE, late_seconds=LATE, clock=self.clock)
-        self.entered: list[tuple[int, bool]] = []
+        self.turnstile = Turnstile(slice_seconds=SLICE, clock=self.clock)
+        self.entered: list[tuple[int, float]] = []  # who, after how many seconds
         self.spent: list[list[float]] = [[]]  # by turn of the loop
 
     async def turns(self, arrivals: list[list[float]]) -> None:
@@ -89,14 +90,16 @@ async def test_the_rest_of_the_loop_has_its_turn_between_two_slices() -> None:
     assert others >= 1000 / 6
 
 
-async def test_who_waits_too_long_is_late_and_nobody_else() -> None:
+async def test_each_is_told_how_long_it_has_waited() -> None:
     scene = Scene()
     for number in range(3):
         Guest(scene, number, SLICE).arrive()
-    scene.clock.now += LATE + SLICE
+    scene.clock.now += 1.0
     Guest(scene, 3, 0.0).arrive()
     await scene.turns([])
-    assert scene.entered == [(0, False), (1, True), (2, True), (3, False)]
+    assert [name for name, _ in scene.entered] == [0, 1, 2, 3]
+    waited = [seconds for _, seconds in scene.entered]
+    assert waited == pytest.approx([0.0, 1.0, 1.0 + SLICE, 2 * SLICE])
 
 
 async def test_when_nobody_comes_nothing_turns() -> None:
