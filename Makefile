@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-WORKERS ?= 0
+WORKERS ?= 3
 PIP_OPTIONS := --disable-pip-version-check --no-input -qq
 
 .DEFAULT_GOAL := help
@@ -49,7 +49,7 @@ types: $(STAMP)  ## check the types
 layers: $(STAMP)  ## check who imports whom
 	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
 
-pytest: $(STAMP)  ## run the tests only (WORKERS=3: in three processes)
+pytest: $(STAMP)  ## run the tests only (WORKERS=0: in one process)
 	@$(BIN)/pytest -q --no-header --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 clean:  ## remove all that was built; var/ (data!) stays

@@ -26,6 +26,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 FIGURES = DOCS / "benchmarks"
 IDLE_CPU_SHARE = 0.01
 IDLE_STATEMENTS = 5.0
+ALONE = ("year", "processes", "overload")  # measurements with a file of their own
 
 _NAMED = (
     "graphile-worker", "pg-boss", "pgqueuer", "procrastinate", "bullmq", "celery", "express",
@@ -44,19 +45,24 @@ def main() -> None:
     for name in ("peers", "profile"):
         if (given := getattr(arguments, name)) is not None:
             (FIGURES / f"{name}.json").write_bytes(given.read_bytes())
-    report = msgspec.json.decode((FIGURES / "peers.json").read_bytes(), type=peers.Report)
-    profile = msgspec.json.decode((FIGURES / "profile.json").read_bytes(), type=Profile)
     for given in arguments.alone:
         take_over(msgspec.json.decode(given.read_bytes(), type=Alone))
-    alone = {
-        name: msgspec.json.decode(path.read_bytes(), type=Alone)
-        for name in ("year", "processes", "overload")
-        if (path := FIGURES / f"{name}.json").exists()
-    }
+    report, profile, alone = kept()
     for name, drawing in (draw(report) | draw_alone(alone)).items():
         (FIGURES / f"{name}.svg").write_text(drawing)
     page = DOCS / "benchmarks.md"
     page.write_text(rendered(page.read_text(), report, profile, alone))
+
+
+def kept() -> tuple[peers.Report, Profile, dict[str, Alone]]:
+    """Return the figures that are published."""
+    report = msgspec.json.decode((FIGURES / "peers.json").read_bytes(), type=peers.Report)
+    profile = msgspec.json.decode((FIGURES / "profile.json").read_bytes(), type=Profile)
+    alone = {
+        name: msgspec.json.decode((FIGURES / f"{name}.json").read_bytes(), type=Alone)
+        for name in ALONE
+    }
+    return report, profile, alone
 
 
 class Alone(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -73,7 +79,7 @@ def take_over(found: Alone) -> None:
     """Keep each measurement in a file of its own, without the overload's single seconds."""
     for one in found.overload:
         one.phases = []
-    for name in ("year", "processes", "overload"):
+    for name in ALONE:
         if measured := getattr(found, name):
             kept = Alone(started_at=found.started_at, machine=found.machine, **{name: measured})
             text = msgspec.json.format(msgspec.json.encode(kept), indent=2)
