@@ -16,7 +16,7 @@ import msgspec
 
 from benchmarks.measure import Options, delivery
 from benchmarks.processes import cpu_seconds
-from benchmarks.report import print_columns
+from benchmarks.report import print_columns, spread
 from benchmarks.subjects import (
     ROOT,
     SECRET,
@@ -257,12 +257,7 @@ def table(rounds: list[Overload]) -> tuple[list[str], list[list[str]]]:
         ("memory, highest, MiB", [r.rss_highest_mib for r in rounds], ".0f"),
         ("accepted and lost", [r.lost for r in rounds], ",.0f"),
     ]  # fmt: skip
-    rows = []
-    for name, values, form in figures:
-        middle = format(statistics.median(values), form)
-        spread = f" ({min(values):{form}}-{max(values):{form}})" if len(values) > 1 else ""
-        rows.append([name, middle + spread])
-    return ["", "measured"], rows
+    return ["", "measured"], [[name, spread(values, form)] for name, values, form in figures]
 
 
 def main(argv: list[str]) -> None:

@@ -21,11 +21,10 @@ from typing import TextIO
 
 import asyncpg
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.load import LoadSpec
 from benchmarks.processes import children, cpu_seconds, title
+from benchmarks.report import print_columns
 from benchmarks.stages import stages_of
 from benchmarks.subjects import (
     SECRET,
@@ -242,14 +241,8 @@ def idle(stub: StubControl, seconds: float) -> Idle:
 
 def print_tables(profile: Profile, *, file: TextIO) -> None:
     """Print what :func:`tables` returns."""
-    console = Console(file=file, width=None if file.isatty() else 120)
     for heading, columns, lines in tables(profile):
-        table = Table(title=heading)
-        for number, column in enumerate(columns):
-            table.add_column(column, justify="right" if number else "left")
-        for line in lines:
-            table.add_row(*line)
-        console.print(table)
+        print_columns(heading, columns, lines, file=file)
 
 
 def tables(profile: Profile) -> list[tuple[str, list[str], list[list[str]]]]:

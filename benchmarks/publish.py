@@ -20,6 +20,7 @@ from benchmarks import profile as profiling
 from benchmarks.peers import report as peers
 from benchmarks.plots import bars
 from benchmarks.profile import Profile
+from benchmarks.report import spread
 from benchmarks.targets import Target
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -77,12 +78,12 @@ class Alone(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 def take_over(found: Alone) -> None:
     """Keep each measurement in a file of its own, without the overload's single seconds."""
-    for one in found.overload:
-        one.phases = []
+    for measured in found.overload:
+        measured.phases = []
     for name in ALONE:
         if measured := getattr(found, name):
-            kept = Alone(started_at=found.started_at, machine=found.machine, **{name: measured})
-            text = msgspec.json.format(msgspec.json.encode(kept), indent=2)
+            one = Alone(started_at=found.started_at, machine=found.machine, **{name: measured})
+            text = msgspec.json.format(msgspec.json.encode(one), indent=2)
             (FIGURES / f"{name}.json").write_bytes(text + b"\n")
 
 
@@ -202,10 +203,10 @@ def _peers(report: peers.Report) -> str:
         parts.append(
             f"At half of its maximum, {report.half_load_per_second:,.0f} webhooks per second each "
             "delivered at once, the gateway answers within "
-            f"{peers.spread([s.p50_ms for s in sample], '.1f')} ms (p50) and "
-            f"{peers.spread([s.p99_ms for s in sample], '.1f')} ms (p99), and delivers within "
-            f"{peers.spread([s.delivered_p50_ms or 0.0 for s in sample], '.1f')} ms and "
-            f"{peers.spread([s.delivered_p99_ms or 0.0 for s in sample], '.1f')} ms."
+            f"{spread([s.p50_ms for s in sample], '.1f')} ms (p50) and "
+            f"{spread([s.p99_ms for s in sample], '.1f')} ms (p99), and delivers within "
+            f"{spread([s.delivered_p50_ms or 0.0 for s in sample], '.1f')} ms and "
+            f"{spread([s.delivered_p99_ms or 0.0 for s in sample], '.1f')} ms."
         )
     if report.skipped:
         parts.append("Left out: " + "; ".join(f"{k} ({v})" for k, v in report.skipped.items()))

@@ -66,6 +66,14 @@ class Report(msgspec.Struct, kw_only=True):
         return found
 
 
+def spread(values: Sequence[float], form: str) -> str:
+    """Return the median with (lowest-highest)."""
+    median = format(statistics.median(values), form)
+    if len(values) == 1:
+        return median
+    return f"{median} ({min(values):{form}}-{max(values):{form}})"
+
+
 def print_columns(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, file: TextIO
 ) -> None:

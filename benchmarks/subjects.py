@@ -19,6 +19,7 @@ import msgspec
 
 from benchmarks.bare import CONCURRENCY
 from benchmarks.load import LoadResult, LoadSpec
+from benchmarks.processes import cpu_seconds
 from benchmarks.stub import Count
 from gateway.store.embedded import running_dsn
 
@@ -153,14 +154,11 @@ class Subject(msgspec.Struct, frozen=True):
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of the process and of all below it."""
-        ticks = 0
+        seconds = 0.0
         for pid in self.family():
-            try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                ticks += int(fields[11]) + int(fields[12])
-            except FileNotFoundError:
-                continue
-        return ticks / os.sysconf("SC_CLK_TCK")
+            with suppress(FileNotFoundError):  # it ended just now
+                seconds += cpu_seconds(pid)
+        return seconds
 
     def wait_until_ready(self) -> None:
         """Wait until a gateway says that it can take webhooks."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from typing import TextIO
 
 import msgspec
@@ -13,6 +12,7 @@ from rich.table import Table
 from benchmarks import measure
 from benchmarks.measure import Sample
 from benchmarks.peers.drain import Drained
+from benchmarks.report import spread
 from benchmarks.targets import Target, print_targets
 
 GATEWAY = "gateway"
@@ -110,14 +110,6 @@ def ratios(samples: dict[str, list[Sample]] | dict[str, list[Drained]], peer: st
         ours.per_second / theirs.per_second
         for ours, theirs in zip(samples[GATEWAY], samples[peer], strict=True)
     ]
-
-
-def spread(values: Sequence[float], form: str) -> str:
-    """Return the median with (lowest-highest)."""
-    median = format(statistics.median(values), form)
-    if len(values) == 1:
-        return median
-    return f"{median} ({min(values):{form}}-{max(values):{form}})"
 
 
 def rows(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:

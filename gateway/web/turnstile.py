@@ -7,7 +7,7 @@ in has a slice of each turn, and the rest waits in line, in order of arrival and
 
 While more comes than can be taken in, the line is as long as there are connections, and each of
 them waits its turn: that slows down whoever waits for answers, at no cost. Only who has waited too
-long is turned away, since that is dear: a webhook that is read and refused costs a quarter of one
+long is turned away, since that is dear: a webhook that is read and refused costs a fifth of one
 that is delivered.
 """
 

@@ -143,7 +143,7 @@ async def test_however_requests_are_cut_and_piled_up_each_gets_its_answer_in_its
                     assert (head.replace(CLOSES, b""), body) == wanted
                     break
                 assert (head, body) == wanted
-        await until(lambda: place.intake.under_way == 0)
+        assert place.intake.under_way == 0
 
 
 async def test_a_webhook_that_waits_for_its_commit_holds_up_the_close(tmp_path: Path) -> None:
