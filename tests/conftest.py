@@ -8,9 +8,11 @@ nor ends with one of them.
 
 import asyncio
 import itertools
+import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -40,6 +42,8 @@ FAST = {
 # structlog's own default draws every traceback with all locals: seconds, in the loop of the test.
 _plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 structlog.configure(processors=[structlog.processors.add_log_level, _plain])
+
+_CONFIGURED = structlog.get_config()
 
 MEMORY = Path("/dev/shm")  # noqa: S108  # Linux's file system in memory
 MEMORY_BYTES = 3 << 30  # free there, or the server goes to the disk: it holds a million jobs
@@ -109,6 +113,23 @@ class Databases:
 
     def _execute(self, statement: str) -> Any:
         return self._runner.run(self._connection.fetchval(statement))
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Whoever runs a command in our process configures logging for all tests that come after."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    structlog.contextvars.clear_contextvars()
+    if structlog.get_config() == _CONFIGURED:
+        return
+    structlog.configure(**_CONFIGURED)
+    logging.captureWarnings(False)
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    for module in [module for name, module in sys.modules.items() if name.startswith("gateway.")]:
+        # A logger that wrote a line keeps the settings of then in an attribute of its own.
+        getattr(getattr(module, "log", None), "__dict__", {}).pop("bind", None)
 
 
 async def _connect(url: str) -> asyncpg.Connection:

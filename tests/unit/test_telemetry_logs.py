@@ -11,7 +11,6 @@ import pty
 import re
 import uuid
 import warnings
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,6 @@ from gateway.telemetry.logs import MAX_LINE_CHARS, configure_logging, get_logger
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "docs" / "logs.md"
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    handlers, level = logging.root.handlers[:], logging.root.level
-    ours = structlog.get_config()
-    yield
-    logging.captureWarnings(False)
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-    structlog.contextvars.clear_contextvars()
-    structlog.configure(**ours)
 
 
 def logged(*, level: str = "info", event: str = "thing_happened", **fields: Any) -> dict[str, Any]:
