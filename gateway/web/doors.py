@@ -12,7 +12,7 @@ from gateway.web.caller import Networks
 from gateway.web.handshaking import handshakes_of, verifier_of
 from gateway.web.sparing import LineBudget
 from gateway.web.throttle import Brake, Places, TokenBucket
-from gateway.webhooks.extract import compile_dedupe, compile_event_type
+from gateway.webhooks.extract import DecodeJson, compile_decoder, compile_dedupe, compile_event_type
 from gateway.webhooks.handshakes import Handshakes
 from gateway.webhooks.scheme import Scheme
 from gateway.webhooks.verify import RequestVerifier
@@ -38,7 +38,7 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
     brake: Brake
     allowed: Networks  # empty: everybody
     lines: LineBudget  # of what anybody can have us log
-    decodes: bool  # whether anything but a route's expression needs the decoded body
+    decode_json: DecodeJson | None  # of what is asked for but by routes; None if that is nothing
     prompt: bool  # whether each POST is an event, to be judged without waiting for anything
 
 
@@ -63,7 +63,7 @@ def open_doors(webhooks: Mapping[str, Webhook]) -> dict[str, Door]:
             brake=Brake(),
             allowed=Networks(config.allow_ips),
             lines=LineBudget(),
-            decodes="body:" in event_type or "body:" in dedupe,
+            decode_json=compile_decoder(event_type, dedupe),
             prompt=not (verifier and verifier.fetches)
             and not (handshakes and "POST" in handshakes.methods),
         )

@@ -329,8 +329,10 @@ class Intake:
         """Return the event that the verified request is, and what is to be committed of it."""
         headers, body, vendor = signed.headers, signed.body, door.config.vendor
         decoded: object = UNDECODED
-        if door.decodes or self.router.reads_body(vendor):
+        if self.router.reads_body(vendor):
             decoded = decode_received(body, headers)
+        elif door.decode_json is not None:
+            decoded = decode_received(body, headers, door.decode_json)
         kept, headers_json = _kept_headers(headers, door.masked)
         event_id = new_id()
         event = Event(

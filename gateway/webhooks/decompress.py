@@ -5,14 +5,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 
-from gateway.webhooks.extract import UNDECODED, decode_body
+from gateway.webhooks.extract import UNDECODED, DecodeJson, decode_body, decode_json
 
 MAX_INFLATED_BYTES = 10 << 20
 
 _MAX_MEMBERS = 16  # a gzip body may be several in a row; real senders send one
 
 
-def decode_received(body: bytes, headers: Mapping[str, str]) -> object:
+def decode_received(
+    body: bytes, headers: Mapping[str, str], decode_json: DecodeJson = decode_json
+) -> object:
     """Return the decoded body of a request or a stored event, or ``UNDECODED``; never raises.
 
     *headers* is asked for names in lower case. A compressed body may grow to 10 MiB.
@@ -23,7 +25,7 @@ def decode_received(body: bytes, headers: Mapping[str, str]) -> object:
         if inflated is None:
             return UNDECODED
         body = inflated
-    return decode_body(body, headers.get("content-type"))
+    return decode_body(body, headers.get("content-type"), decode_json)
 
 
 def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes | None:

@@ -17,6 +17,7 @@ from gateway.webhooks.decompress import inflate
 from gateway.webhooks.extract import (
     MAX_FORM_FIELDS,
     UNDECODED,
+    compile_decoder,
     compile_dedupe,
     compile_event_type,
     compile_source,
@@ -31,6 +32,16 @@ any_json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | any_text,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(any_text, inner, max_size=4),
     max_leaves=12,
+)
+
+
+steps = st.sampled_from(["a", "b", "0", "1", "é"])
+paths = st.lists(steps, min_size=1, max_size=4).map(lambda path: "body:" + ".".join(path))
+sources = st.lists(paths | st.just("header:X-Type"), min_size=1, max_size=3).map(" | ".join)
+nested = st.recursive(
+    st.none() | st.booleans() | st.integers() | any_text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(steps, inner, max_size=4),
+    max_leaves=20,
 )
 
 
@@ -275,3 +286,40 @@ def test_a_bomb_takes_no_more_memory_than_the_cap() -> None:
 def test_inflating_never_raises_and_never_exceeds(body: bytes, encoding: str, cap: int) -> None:
     inflated = inflate(body, encoding, cap)
     assert inflated is None or len(inflated) <= cap
+
+
+@given(nested, sources, sources)
+@example({"a": None, "b": {"a": "x"}}, "body:a.b", "body:b.a")
+@example({"a": {"b": 1}}, "body:a", "body:a.b")
+@example([{"a": 1}], "body:0.a", "body:a")
+def test_who_decodes_only_what_is_asked_for_finds_the_same(
+    value: object, event_type: str, dedupe: str
+) -> None:
+    body = json.dumps(value).encode("utf-8", "replace")
+    decode_json = compile_decoder(event_type, dedupe)
+    whole = decode_body(body, JSON)
+    if decode_json is None:
+        assert "body:" not in event_type + dedupe
+    elif whole is not UNDECODED:
+        asked = decode_body(body, JSON, decode_json)
+        for source in (event_type, dedupe):
+            assert found(source, asked) == found(source, whole)
+
+
+def test_what_is_not_asked_for_is_not_built() -> None:
+    decode_json = compile_decoder("body:type | header:X-Type", "body:data.id", "hash")
+    assert decode_json is not None
+    body = b'{"type":"paid","data":{"id":7,"lines":[1,2]},"more":{"id":8},"odd":"\xff"}'
+    assert decode_body(body, JSON, decode_json) == {"type": "paid", "data": {"id": 7}}
+    assert decode_body(b'{"data":null,"more":7}', JSON, decode_json) == {"data": None}
+    assert decode_body(b'{"data":"7"}', JSON, decode_json) == {"data": "7"}
+    assert decode_body(b"type=paid", FORM, decode_json) == {"type": "paid"}
+    assert decode_body(b'{"type":"paid","more":}', JSON, decode_json) is UNDECODED
+    assert compile_decoder("header:X-Type", "hash") is None
+
+
+def test_lists_and_names_beyond_ascii_are_built_whole() -> None:
+    decode_json = compile_decoder("body:lines.0.id", "body:data.naïf")
+    assert decode_json is not None
+    body = '{"lines":[{"id":7,"n":8}],"data":{"naïf":1,"b":2},"more":3}'.encode()
+    assert decode_json(body) == {"lines": [{"id": 7, "n": 8}], "data": {"naïf": 1, "b": 2}}
