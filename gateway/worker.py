@@ -16,6 +16,7 @@ import msgspec
 
 from gateway import backoff
 from gateway.backoff import RetryPolicy
+from gateway.cohorts import next_stage
 from gateway.deadlines import Deadlines
 from gateway.errors import DatabaseUnavailable, GatewayError, RenderFailed
 from gateway.handlers import CallUnsuccessful, Handler, JobContext, checked, decode
@@ -212,6 +213,7 @@ class Worker:
             result = reply = await client.send(call)
         except CallFailed as failure:
             result = failure
+        await next_stage()
         outcome = classify(rules, result)
         vendor = client.api.vendor
         if reply is not None and (pause := self._wished_pause(vendor, outcome, reply)) > 0:

@@ -20,6 +20,7 @@ import msgspec
 from aiohttp.http import HttpProcessingError
 from yarl import URL
 
+from gateway.cohorts import next_stage
 from gateway.config.tls import tls_context
 from gateway.deadlines import Deadlines
 from gateway.errors import ConfigInvalid, Fault
@@ -172,6 +173,7 @@ class VendorClient:
 
     async def _request(self, call: Call, origin: Origin, target: str, lines: HeaderLines) -> Reply:
         head = head_of(call.method, origin.prefix + target, lines, call.body)
+        await next_stage()
         started = time.perf_counter()
         answer = await self._started().exchange(
             origin,

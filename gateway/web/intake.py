@@ -1,16 +1,16 @@
 """The intake: a webhook is read, verified, identified, committed, and only then answered.
 
 There are two ways in, which differ only in who waits. A webhook that has come as a whole, and that
-can be judged at once, is taken from within its connection's callback (:meth:`Intake.take`) and
-answered from the commit's. For all else, a body that is still coming, a handshake, keys to be
-fetched, there is a coroutine (:meth:`Intake.handle`).
+can be judged at once, is taken from within its connection's callback (:meth:`Intake.take`), judged
+stage by stage with all others that came in the same turn, and answered from the commit's callback.
+For all else, a body that is still coming, a handshake, keys to be fetched, there is a coroutine
+(:meth:`Intake.handle`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ import msgspec
 from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage
 
+from gateway.cohorts import Cohort
 from gateway.config.model import ServerSection
 from gateway.errors import DatabaseUnavailable, SignatureRefused
 from gateway.model import Event
@@ -30,7 +31,6 @@ from gateway.store.events import Acceptance
 from gateway.store.ids import new_id
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
-from gateway.texts import storable
 from gateway.traces import well_formed
 from gateway.vendors.fetch import FetchFailed
 from gateway.web.answers import (
@@ -47,24 +47,55 @@ from gateway.web.caller import Networks, caller_address, peer_of
 from gateway.web.connections import Connection
 from gateway.web.doors import Door, bucket_of, open_doors
 from gateway.web.handshaking import Fetch, fetch_nothing, learn
+from gateway.web.received import correlation_id_of, kept_headers, read_body, signed_request
 from gateway.web.throttle import Brake, Places
 from gateway.webhooks.decompress import decode_received
 from gateway.webhooks.extract import UNDECODED
 from gateway.webhooks.handshakes import Answer
-from gateway.webhooks.verify import SignedRequest, public_url
+from gateway.webhooks.verify import SignedRequest
 
 log = get_logger("gateway.intake")
 
 PREFIX = "/webhooks/"
-BODY_SECONDS = 20.0  # for the whole body of one request
 MIN_COMMIT_SECONDS = 0.1  # whatever fetching a sender's keys took
-MAX_HEADERS_BYTES = 64 << 10  # of all headers of one webhook, as they are stored
 MAX_QUERY_CHARS = 8192
 
 _POSITIONS = tuple(str(number) for number in range(1, 1001))  # of secrets, as people count
-_SANE_CORRELATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}").fullmatch
 
-_encode = msgspec.json.Encoder().encode
+
+class _Arrival:
+    """One webhook that came as a whole, and what each stage learns of it."""
+
+    __slots__ = (
+        "acceptance",
+        "began",
+        "body",
+        "connection",
+        "correlation_id",
+        "door",
+        "inside",
+        "message",
+        "signed",
+    )
+
+    acceptance: Acceptance
+    signed: SignedRequest
+
+    def __init__(
+        self,
+        door: Door,
+        message: RawRequestMessage,
+        body: bytes,
+        connection: Connection,
+        began: float,
+    ) -> None:
+        self.door = door
+        self.message = message
+        self.body = body
+        self.connection = connection
+        self.began = began  # by perf_counter
+        self.correlation_id = ""
+        self.inside = False  # whether it takes a place
 
 
 class Intake:
@@ -90,6 +121,10 @@ class Intake:
         self.router = router
         self.draining = False
         self.under_way = 0  # requests that are not answered yet
+        self._cohort: Cohort[_Arrival] = Cohort(
+            (self._admit_arrival, self._verify_arrival, self._identify_arrival, self._post_arrival),
+            self._refuse_arrival,
+        )
         self._desk = desk
         self._backlog_full = backlog_full
         self._metrics = metrics
@@ -112,46 +147,70 @@ class Intake:
     def take(
         self, door: Door, message: RawRequestMessage, body: bytes, connection: Connection
     ) -> None:
-        """See Prompt: judge the webhook now, and answer it when it is committed."""
-        began = time.perf_counter() - connection.waited_seconds
-        headers = message.headers
-        correlation_id = _correlation_id(headers)
-        path, _, query = message.path.partition("?")
-
-        def answer(result: Receipt | BaseException) -> None:
-            self.under_way -= 1
-            self._leave(door)
-            if isinstance(result, Receipt):
-                self._count(door, result, began)
-                connection.answer(receipt_said(door, result, event.correlation_id).written())
-            elif isinstance(result, asyncio.CancelledError):
-                connection.force_close()
-            else:
-                connection.answer(self._told(door, result, correlation_id, path).written())
-
-        try:
-            if connection.late:
-                raise unavailable("too many requests at once", result="overloaded")
-            self._admit(door, "POST", headers, connection.transport)
-            signed = _signed_request(door, "POST", message.path, headers, body, query)
-            self._verify(door, signed, now=time.time())
-            event, acceptance = self._identify(door, signed, correlation_id)
-            self._desk.post(acceptance, answer, patience_seconds=_patience_seconds(door, began))
-        except Exception as error:  # noqa: BLE001  # whatever it is, it has an answer
-            said = self._told(door, error, correlation_id, path)
-            if said.status < 500:
-                door.brake.let(partial(connection.answer, said.written()))
-            else:
-                connection.answer(said.written())
-            return
-        self._enter(door)
+        """See Prompt: judge the webhook with all that come now; answer it when it is committed."""
         self.under_way += 1
+        began = time.perf_counter() - connection.waited_seconds
+        self._cohort.join(_Arrival(door, message, body, connection, began))
+
+    def _admit_arrival(self, arrival: _Arrival) -> None:
+        door, message, connection = arrival.door, arrival.message, arrival.connection
+        arrival.correlation_id = correlation_id_of(message.headers)
+        if connection.late:
+            raise unavailable("too many requests at once", result="overloaded")
+        self._admit(door, "POST", message.headers, connection.transport)
+        self._enter(door)
+        arrival.inside = True
+
+    def _verify_arrival(self, arrival: _Arrival) -> None:
+        message = arrival.message
+        query = message.path.partition("?")[2]
+        arrival.signed = signed_request(
+            arrival.door, "POST", message.path, message.headers, arrival.body, query
+        )
+        self._verify(arrival.door, arrival.signed, now=time.time())
+
+    def _identify_arrival(self, arrival: _Arrival) -> None:
+        arrival.acceptance = self._identify(arrival.door, arrival.signed, arrival.correlation_id)
+
+    def _post_arrival(self, arrival: _Arrival) -> None:
+        self._desk.post(
+            arrival.acceptance,
+            partial(self._answer_arrival, arrival),
+            patience_seconds=_patience_seconds(arrival.door, arrival.began),
+        )
+
+    def _answer_arrival(self, arrival: _Arrival, result: Receipt | BaseException) -> None:
+        door, connection = arrival.door, arrival.connection
+        if isinstance(result, Receipt):
+            self._forget_arrival(arrival)
+            self._count(door, result, arrival.began)
+            event = arrival.acceptance.event
+            connection.answer(receipt_said(door, result, event.correlation_id).written())
+        elif isinstance(result, asyncio.CancelledError):
+            self._forget_arrival(arrival)
+            connection.force_close()
+        else:
+            self._refuse_arrival(arrival, result)
+
+    def _refuse_arrival(self, arrival: _Arrival, error: BaseException) -> None:
+        self._forget_arrival(arrival)
+        path = arrival.message.path.partition("?")[0]
+        said = self._told(arrival.door, error, arrival.correlation_id, path)
+        if said.status < 500:
+            arrival.door.brake.let(partial(arrival.connection.answer, said.written()))
+        else:
+            arrival.connection.answer(said.written())
+
+    def _forget_arrival(self, arrival: _Arrival) -> None:
+        self.under_way -= 1
+        if arrival.inside:
+            self._leave(arrival.door)
 
     # A coroutine of its own -----------------------------------------------------------------------
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer any request of the public listener; never raises but when cancelled."""
-        correlation_id = _correlation_id(request.headers)
+        correlation_id = correlation_id_of(request.headers)
         self.under_way += 1
         try:
             said = await self._receive(request, correlation_id)
@@ -184,12 +243,10 @@ class Intake:
 
     async def _take_in(self, door: Door, request: web.BaseRequest, correlation_id: str) -> Said:
         began = time.perf_counter()
-        body = await _read_body(request, door.config.max_body_bytes)
+        body = await read_body(request, door.config.max_body_bytes)
         arrived, now = time.perf_counter() - _waited_seconds(request), time.time()
         query = request.rel_url.raw_query_string
-        signed = _signed_request(
-            door, request.method, request.path_qs, request.headers, body, query
-        )
+        signed = signed_request(door, request.method, request.path_qs, request.headers, body, query)
         answer = self._unsigned_answer(door, signed)
         if answer is None:
             fetched = await self._fetch_keys(door, signed)
@@ -198,12 +255,12 @@ class Intake:
         if answer is not None:
             await self._shake_hands(door, answer)
             return handshake_said(answer, correlation_id)
-        event, acceptance = self._identify(door, signed, correlation_id)
+        acceptance = self._identify(door, signed, correlation_id)
         receipt = await self._desk.accept(
             acceptance, patience_seconds=_patience_seconds(door, arrived)
         )
         self._count(door, receipt, began)
-        return receipt_said(door, receipt, event.correlation_id)
+        return receipt_said(door, receipt, acceptance.event.correlation_id)
 
     def _unsigned_answer(self, door: Door, signed: SignedRequest) -> Answer | None:
         """Return the answer to a handshake that proves itself, or has nothing to prove."""
@@ -323,17 +380,15 @@ class Intake:
         self._metrics.webhook_secrets_total[vendor, _POSITIONS[index]].inc()
         return index
 
-    def _identify(
-        self, door: Door, signed: SignedRequest, correlation_id: str
-    ) -> tuple[Event, Acceptance]:
-        """Return the event that the verified request is, and what is to be committed of it."""
+    def _identify(self, door: Door, signed: SignedRequest, correlation_id: str) -> Acceptance:
+        """Return the event that the verified request is, with its jobs, as it is committed."""
         headers, body, vendor = signed.headers, signed.body, door.config.vendor
         decoded: object = UNDECODED
         if self.router.reads_body(vendor):
             decoded = decode_received(body, headers)
         elif door.decode_json is not None:
             decoded = decode_received(body, headers, door.decode_json)
-        kept, headers_json = _kept_headers(headers, door.masked)
+        kept, headers_json = kept_headers(headers, door.masked)
         event_id = new_id()
         event = Event(
             id=event_id,
@@ -348,7 +403,7 @@ class Intake:
             received_at=datetime.now(UTC),
         )
         jobs = self.router.jobs_for(event, decoded)
-        return event, Acceptance(event, headers_json, jobs, door.config.dedupe_window_seconds)
+        return Acceptance(event, headers_json, jobs, door.config.dedupe_window_seconds)
 
     def _count(self, door: Door, receipt: Receipt, began: float) -> None:
         vendor = door.config.vendor
@@ -401,72 +456,3 @@ def _patience_seconds(door: Door, arrived: float) -> float:
 def _waited_seconds(request: web.BaseRequest) -> float:
     """Return how long the last of a request waited at the turnstile."""
     return cast(Connection, request.protocol).waited_seconds
-
-
-async def _read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
-    """Return the raw body, at most *max_bytes* of it, within BODY_SECONDS."""
-    content = request.content
-    if content.is_eof() and content.total_bytes <= max_bytes:
-        return content.read_nowait(-1)  # it came with the headers
-    too_large = Refusal(413, f"the body is larger than {max_bytes} bytes", result="too_large")
-    if (request.content_length or 0) > max_bytes:
-        raise too_large
-    if request.headers.get("Expect", "").lower() == "100-continue":
-        assert request.transport is not None  # noqa: S101  # the request has just arrived on it
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    chunks = []
-    size = 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while chunk := await content.readany():
-                size += len(chunk)
-                if size > max_bytes:
-                    raise too_large
-                chunks.append(chunk)
-    except RuntimeError as error:
-        if request.transport is not None:
-            raise
-        # aiohttp's word for a connection that was lost before anybody asked for the body.
-        raise ConnectionResetError("the connection was lost") from error
-    except TimeoutError:
-        raise Refusal(408, f"the body did not arrive within {BODY_SECONDS:g} s") from None
-    return b"".join(chunks)
-
-
-def _signed_request(
-    door: Door, method: str, target: str, headers: Mapping[str, str], body: bytes, query: str
-) -> SignedRequest:
-    """Return what a signature may cover; the URL is the public one where it is configured."""
-    url = public_url(door.config.url, target) if door.config.url else target
-    return SignedRequest(method, url, headers, body, query)
-
-
-def _correlation_id(headers: Mapping[str, str]) -> str:
-    """Return the caller's correlation id if it is a sane one, else nothing."""
-    given = headers.get("x-correlation-id")
-    return given if given is not None and _SANE_CORRELATION_ID(given) else ""
-
-
-def _kept_headers(headers: Mapping[str, str], masked: frozenset[str]) -> tuple[dict[str, str], str]:
-    """Return the headers with names in lower case, repeated ones joined, secrets masked; as a
-    dict and as JSON that PostgreSQL can hold.
-    """
-    kept = {name.lower(): value for name, value in headers.items()}
-    if len(kept) < len(headers):
-        kept = {}
-        for name, value in headers.items():
-            name = name.lower()
-            kept[name] = f"{kept[name]}, {value}" if name in kept else value
-    for name in masked.intersection(kept):
-        kept[name] = "***"
-    try:
-        encoded = _encode(kept)
-        storable_as_it_is = b"\\u0000" not in encoded
-    except UnicodeEncodeError:  # bytes that are no UTF-8 arrive as lone surrogates
-        storable_as_it_is = False
-    if not storable_as_it_is:
-        kept = {storable(name): storable(value) for name, value in kept.items()}
-        encoded = _encode(kept)
-    if len(encoded) > MAX_HEADERS_BYTES:
-        raise Refusal(431, f"the headers are larger than {MAX_HEADERS_BYTES} bytes")
-    return kept, encoded.decode()

@@ -13,7 +13,7 @@ from doorstep import serving, vendor
 from harness import eventually
 
 from gateway.config.model import Address
-from gateway.web import intake
+from gateway.web import received
 from gateway.web.connections import Timeouts
 from gateway.web.server import Listener, public_listener
 
@@ -118,7 +118,7 @@ async def test_a_kept_connection_that_says_no_more_is_closed_and_so_is_a_slow_se
 async def test_a_body_that_does_not_arrive_in_time_gets_408(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(received, "BODY_SECONDS", 0.2)
     async with serving(tmp_path, vendor("github")) as place:
         address = place.base.rpartition(":")[2]
         for framing in (
