@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from typing import Any
 
 import asyncpg
 import pytest
 from store_samples import (
+    HEADERS,
     NODE,
     OTHER,
     Acceptance,
@@ -86,6 +88,35 @@ async def test_an_event_is_stored_with_all_its_jobs(
     assert await count(connection, "jobs") == 3
     for job in item.jobs:
         assert (await row(connection, job.id))["event_id"] == item.event.id
+
+
+@pytest.mark.parametrize("routes", [["orders"], ["orders", "mails", "crm"]])
+@pytest.mark.parametrize("vendors", [["shop"], ["shop", "till"]])
+@pytest.mark.parametrize("jobs", [(1, 1, 1), (2, 0, 1), (0, 1, 2), (0, 3, 0), (2, 2, 2)])
+async def test_in_a_batch_each_job_has_its_own_event_and_kind(
+    db: Database,
+    connection: Any,
+    alive: None,
+    jobs: tuple[int, ...],
+    vendors: list[str],
+    routes: list[str],
+) -> None:
+    """What all have in common is left out of the statement's arguments."""
+    batch = []
+    for number, count_ in enumerate(jobs):
+        event = new_event(key=f"k{number}", vendor=vendors[number % len(vendors)])
+        new = [new_job(event, route=routes[(number + n) % len(routes)]) for n in range(count_)]
+        batch.append(Acceptance(event, json.dumps(HEADERS), new, 60.0 + number % len(vendors)))
+    batch.sort(key=lambda item: (item.event.vendor, item.event.dedupe_key))
+    await events.accept(db, batch, node=NODE)
+    stored = {r["id"]: r for r in await connection.fetch("SELECT * FROM gateway.jobs")}
+    expected = {
+        job.id: (item.event.id, job.route, job.vendor) for item in batch for job in item.jobs
+    }
+    got = {id_: (r["event_id"], r["route"], r["vendor"]) for id_, r in stored.items()}
+    assert got == expected
+    for item in batch:
+        assert await events.fetch(db, item.event.id) == item.event
 
 
 async def test_an_event_without_jobs_is_stored(db: Database, connection: Any, alive: None) -> None:

@@ -12,12 +12,13 @@
 -- which the events ($3-$12) and the jobs ($21-$24) refer by position. Positions are looked up by
 -- subscript and not joined: of a join the planner expects one row, and then chooses nested loops
 -- for everything that is built on it, whose cost grows with the square of the batch. An array is
--- null where it would hold nothing but nulls; no query is the empty one.
+-- null where it would hold nothing but nulls; no query is the empty one. Positions are null where
+-- there is nothing to choose from: one vendor, one kind of job, one job for each event.
 WITH me AS (
     SELECT node FROM gateway.nodes WHERE node = $25 FOR KEY SHARE
 ), incoming AS MATERIALIZED (
-    SELECT e.*, ($1::text[])[e.vendor_no] AS vendor,
-           ($2::float8[])[e.vendor_no] AS dedupe_window_seconds
+    SELECT e.*, ($1::text[])[coalesce(e.vendor_no, 1)] AS vendor,
+           ($2::float8[])[coalesce(e.vendor_no, 1)] AS dedupe_window_seconds
     FROM unnest($3::uuid[], $4::int[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
                 $10::text[], $11::bytea[], $12::float8[])
         AS e (id, vendor_no, event_type, dedupe_key, correlation_id, traceparent, headers, query,
@@ -57,11 +58,13 @@ WITH me AS (
            (j.handed_off AND me.node IS NOT NULL)::int,
            coalesce(($7::text[])[j.event_no], j.event_id::text)
     FROM (
-        SELECT j.*, ($3::uuid[])[j.event_no] AS event_id, ($13::text[])[j.kind_no] AS route,
-               ($17::float8[])[j.kind_no] AS delay_seconds,
-               ($20::boolean[])[j.kind_no] AS handed_off
+        SELECT j.id, j.ordering_key, event_no, kind_no, ($3::uuid[])[event_no] AS event_id,
+               ($13::text[])[kind_no] AS route, ($17::float8[])[kind_no] AS delay_seconds,
+               ($20::boolean[])[kind_no] AS handed_off
         FROM unnest($21::uuid[], $22::int[], $23::int[], $24::text[])
-            AS j (id, event_no, kind_no, ordering_key)
+                WITH ORDINALITY AS j (id, of_event, of_kind, ordering_key, position),
+            LATERAL (VALUES (coalesce(of_event, position::int), coalesce(of_kind, 1)))
+                AS chosen (event_no, kind_no)
     ) j LEFT JOIN me ON true
     WHERE j.event_id NOT IN (SELECT id FROM duplicate)
     -- Each job with a key locks its line: in one order, so that two nodes cannot deadlock.
