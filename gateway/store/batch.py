@@ -20,8 +20,8 @@ Result = TypeVar("Result")
 
 _LOOK_SECONDS = 0.25  # how often it is looked for who has waited too long
 
-# A further flight costs a statement of its own: not for fewer rows than this, and not for fewer
-# than half of what flies already, whose end is near.
+# A further flight costs a statement of its own, which is as dear as ten rows: not for fewer rows
+# than this, and not for fewer than fly already, whose end is near.
 _WORTH_A_FLIGHT = 8
 
 
@@ -174,7 +174,7 @@ class GroupCommit(Generic[Item, Result]):
     def _note_flights(self) -> None:
         """Say how many must wait for another batch; wake whoever could take them already."""
         rows = sum(map(len, self._flying))
-        self._wake_at = max(_WORTH_A_FLIGHT, rows // 2) if rows else 1
+        self._wake_at = max(_WORTH_A_FLIGHT, rows) if rows else 1
         if self._closed or len(self._waiting) >= self._wake_at:
             self._wake.set()
 

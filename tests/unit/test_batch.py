@@ -235,17 +235,17 @@ async def test_a_second_flight_takes_off_when_it_is_worth_it_and_may_land_first(
     async with running(commit):
         first = [commit.submit(number) for number in range(40)]
         await settle_down()
-        later = [commit.submit(number) for number in range(100, 119)]
+        later = [commit.submit(number) for number in range(100, 139)]
         await settle_down()
-        assert list(runway.flying) == [0], "19 are less than half of the 40 that fly"
-        later.append(commit.submit(119))
+        assert list(runway.flying) == [0], "39 are fewer than the 40 that fly"
+        later.append(commit.submit(139))
         await settle_down()
         assert list(runway.flying) == [0, 100]
         third = [commit.submit(number) for number in range(200, 300)]
         await settle_down()
         assert list(runway.flying) == [0, 100], "two at a time, whoever waits"
         runway.land(100)
-        assert await asyncio.gather(*later) == list(range(100, 120))
+        assert await asyncio.gather(*later) == list(range(100, 140))
         assert not any(future.done() for future in first)
         await settle_down()
         assert list(runway.flying) == [0, 200]
