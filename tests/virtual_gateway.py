@@ -120,7 +120,10 @@ class VirtualDatabase:
                 "body": body,
                 "received_at": self.now(),
             }
-        for job_id, event_no, kind_no in zip(*args[20:23], strict=True):
+        job_ids, event_nos, kind_nos = args[20:23]  # positions are null where all are trivial
+        event_nos = event_nos or range(1, len(job_ids) + 1)
+        kind_nos = kind_nos or [1] * len(job_ids)
+        for job_id, event_no, kind_no in zip(job_ids, event_nos, kind_nos, strict=True):
             route, vendor, kind, priority, _, max_attempts, _, handed_off = kinds[kind_no - 1]
             row = self.jobs[job_id] = Row(
                 id=job_id,
