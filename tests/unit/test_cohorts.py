@@ -102,6 +102,32 @@ async def test_those_who_come_because_others_failed_go_with_the_next_cohort() ->
     assert members.deepest == 1, "however many are here, they do not pile up on the stack"
 
 
+async def test_a_failure_that_cannot_be_told_is_told_to_the_loop_and_the_others_go_on() -> None:
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _loop, context: faults.append(context["exception"])
+    )
+    steps: list[int] = []
+
+    def stage(member: int) -> None:
+        if member == 0:
+            raise ValueError("no")
+        steps.append(member)
+
+    def fail(_member: int, _error: Exception) -> None:
+        raise fault
+
+    fault = RuntimeError("nobody there")
+    cohort: Cohort[int] = Cohort([stage], fail)
+    for member in range(MAX_MEMBERS):
+        cohort.join(member)
+    assert steps == list(range(1, MAX_MEMBERS))
+    assert faults == [fault]
+    for member in range(1, MAX_MEMBERS + 1):
+        cohort.join(member)
+    assert len(steps) == 2 * MAX_MEMBERS - 1, "the next full cohort does not wait either"
+
+
 async def test_tasks_come_as_far_as_each_other() -> None:
     steps = []
 
