@@ -13,6 +13,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import cast
@@ -63,39 +64,19 @@ MAX_QUERY_CHARS = 8192
 _POSITIONS = tuple(str(number) for number in range(1, 1001))  # of secrets, as people count
 
 
+@dataclass(slots=True, eq=False)
 class _Arrival:
     """One webhook that came as a whole, and what each stage learns of it."""
 
-    __slots__ = (
-        "acceptance",
-        "began",
-        "body",
-        "connection",
-        "correlation_id",
-        "door",
-        "inside",
-        "message",
-        "signed",
-    )
-
-    acceptance: Acceptance
-    signed: SignedRequest
-
-    def __init__(
-        self,
-        door: Door,
-        message: RawRequestMessage,
-        body: bytes,
-        connection: Connection,
-        began: float,
-    ) -> None:
-        self.door = door
-        self.message = message
-        self.body = body
-        self.connection = connection
-        self.began = began  # by perf_counter
-        self.correlation_id = ""
-        self.inside = False  # whether it takes a place
+    door: Door
+    message: RawRequestMessage
+    body: bytes
+    connection: Connection
+    began: float  # by perf_counter
+    correlation_id: str = ""
+    inside: bool = False  # whether it takes a place
+    signed: SignedRequest = field(init=False)
+    acceptance: Acceptance = field(init=False)
 
 
 class Intake:
@@ -180,19 +161,19 @@ class Intake:
         )
 
     def _answer_arrival(self, arrival: _Arrival, result: Receipt | BaseException) -> None:
+        if isinstance(result, Exception):
+            self._refuse_arrival(arrival, result)
+            return
+        self._forget_arrival(arrival)
         door, connection = arrival.door, arrival.connection
         if isinstance(result, Receipt):
-            self._forget_arrival(arrival)
             self._count(door, result, arrival.began)
             event = arrival.acceptance.event
             connection.answer(receipt_said(door, result, event.correlation_id).written())
-        elif isinstance(result, asyncio.CancelledError):
-            self._forget_arrival(arrival)
+        else:  # the commit was cancelled
             connection.force_close()
-        else:
-            self._refuse_arrival(arrival, result)
 
-    def _refuse_arrival(self, arrival: _Arrival, error: BaseException) -> None:
+    def _refuse_arrival(self, arrival: _Arrival, error: Exception) -> None:
         self._forget_arrival(arrival)
         path = arrival.message.path.partition("?")[0]
         said = self._told(arrival.door, error, arrival.correlation_id, path)

@@ -1,4 +1,4 @@
-"""The turnstile: how much of each turn of the event loop goes to what comes in.
+"""The turnstile: how much of the event loop's time goes to what comes in.
 
 Everything runs on one loop. Were all that has come since its last turn looked at in the next, then
 with a thousand senders a turn would take as long as a thousand webhooks, and a job, whose call and
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 
-# Of one turn: dozens of webhooks, and no more than a commit takes.
+# Dozens of webhooks, and no more than a commit takes.
 SLICE_SECONDS = 0.005
 
 # Between two slices: about as many as a job takes from one call's answer to the next call. With one
@@ -60,7 +60,7 @@ class Turnstile:
         self._slice_seconds = slice_seconds
         self._clock = clock
         self._line: deque[tuple[float, Entrant]] = deque()
-        self._until = 0.0  # when this turn's slice ends
+        self._until = 0.0  # when this slice ends
         self._turning = False  # whether the next turn will be noticed
         self._rest = 0  # turns until the next slice
 

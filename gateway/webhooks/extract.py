@@ -94,7 +94,7 @@ def compile_lookup(source: str) -> Lookup:
 
     An empty text counts as not found.
     """
-    lookups = [_compile_one(alternative.strip()) for alternative in source.split("|")]
+    lookups = [_compile_one(alternative) for alternative in _alternatives(source)]
     if len(lookups) == 1:
         return lookups[0]
 
@@ -102,6 +102,10 @@ def compile_lookup(source: str) -> Lookup:
         return next((text for look in lookups if (text := look(headers, decoded))), None)
 
     return first
+
+
+def _alternatives(source: str) -> list[str]:
+    return [alternative.strip() for alternative in source.split("|")]
 
 
 decode_json = msgspec.json.Decoder().decode
@@ -114,7 +118,7 @@ def compile_decoder(*sources: str) -> DecodeJson | None:
     third of the time. What is passed over must be JSON as well, but its texts may be no UTF-8 and
     its numbers too large for a float.
     """
-    alternatives = [one.strip() for source in sources for one in source.split("|")]
+    alternatives = [one for source in sources for one in _alternatives(source)]
     paths = [one[5:].split(".") for one in alternatives if one.startswith("body:")]
     if not paths:
         return None
