@@ -14,7 +14,7 @@ import pytest
 from gateway.errors import NotFound, Refused, TooWide
 from gateway.model import JobState
 from gateway.store import operators, upkeep
-from gateway.store.database import _SETTINGS, Database
+from gateway.store.database import _SETTINGS, _WALKING_SETTINGS, Database
 from gateway.store.operators import first_id
 from gateway.store.records import JobFilter, Page
 from gateway.store.sql import query
@@ -117,7 +117,8 @@ def history_url(databases: Any) -> Iterator[str]:
 
 @pytest.fixture
 async def history(history_url: str) -> AsyncIterator[Any]:
-    opened = await asyncpg.connect(history_url, server_settings=_SETTINGS)
+    settings = _SETTINGS | _WALKING_SETTINGS
+    opened = await asyncpg.connect(history_url, server_settings=settings)
     yield opened
     await opened.close()
 
@@ -388,6 +389,26 @@ async def test_no_question_reads_a_table_from_end_to_end(
             assert node["Node Type"] != "Seq Scan", node
     used = [node["Index Name"] for node in walk(plan) if "Index Name" in node]
     assert any(index in found for found in used), used
+
+
+@pytest.mark.parametrize("wanted", [("completed", None), (None, "crm"), ("dead", None)])
+async def test_a_day_that_was_never_analysed_is_read_from_its_end(
+    db: Database, connection: Any, wanted: tuple[str | None, str | None]
+) -> None:
+    await connection.execute(
+        f"ALTER TABLE gateway.jobs_{NOW:%Y%m%d} SET (autovacuum_enabled = off)"
+    )
+    await connection.execute(
+        """INSERT INTO gateway.jobs (id, route, vendor, kind, state, max_attempts, correlation_id)
+           SELECT gateway.uuid7(), 'orders', 'crm', 'call', 'running', 3, n::text
+           FROM generate_series(1, 5000) AS n"""
+    )
+    await connection.execute("UPDATE gateway.jobs SET state = 'completed'")
+    bounds = first_id(MIDNIGHT), UUID(int=(1 << 128) - 1)
+    async with db.reading(seconds=5) as reading:
+        plan = await plan_of(reading, "list_jobs", (*wanted, None, None, None, *bounds, 51))
+    kinds = {node["Node Type"] for node in walk(plan)}
+    assert kinds <= {"Limit", "Append", "Merge Append", "Index Scan"}, kinds
 
 
 async def test_a_time_filter_opens_no_partition_outside_it(connection: Any) -> None:
