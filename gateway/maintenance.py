@@ -134,7 +134,7 @@ class Heartbeat:
             self._metrics.rescued_total.inc(count)
             for name in lanes:
                 if lane := self._ready.lanes.get(name):
-                    lane.backlog = True
+                    lane.expect_older()
         self._ready.wake.set()
 
     def _lose(self, reason: str) -> None:

@@ -206,7 +206,7 @@ class VendorNews:
         if (breaker := self.breakers.get(vendor)) is not None:
             breaker.reset()
         lane.resume()
-        lane.backlog = True
+        lane.expect_older()
         self._ready.promote = True  # its retries are due
         self._ready.wake.set()
         log.info("vendor_unparked", vendor=vendor)

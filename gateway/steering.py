@@ -56,7 +56,7 @@ class Steering:
         for name, lane in self._ready.lanes.items():
             if lane.paused != (name in paused):
                 lane.pause(name in paused)
-                lane.backlog = True
+                lane.expect_older()
                 self._ready.wake.set()
                 log.info("vendor_paused" if lane.paused else "vendor_resumed", vendor=name)
 
@@ -73,5 +73,5 @@ class Steering:
         while lanes := await steering.bring_back(self._db, route):
             for name in lanes:
                 if lane := self._ready.lanes.get(name):
-                    lane.backlog = True
+                    lane.expect_older()
             self._ready.wake.set()

@@ -146,7 +146,14 @@ class VirtualDatabase:
         return [self.events[event_id] for event_id in ids]
 
     def jobs_claim(
-        self, lanes: list[str], urgent: list[int], oldest: list[int], node: str, _floor: UUID
+        self,
+        lanes: list[str],
+        urgent: list[int],
+        oldest: list[int],
+        node: str,
+        _floor: UUID,
+        _priorities: list[int],
+        _lows: list[UUID],
     ) -> list[Any]:
         claimed = []
         for lane, most in zip(lanes, map(sum, zip(urgent, oldest, strict=True)), strict=True):
@@ -159,6 +166,8 @@ class VirtualDatabase:
                     "rescues": 0,
                     "idempotency_key": None,
                     "payload": None,
+                    "urgent": True,
+                    "oldest": False,
                 }
                 claimed.append(msgspec.structs.asdict(row) | extra)
         return claimed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from uuid import UUID
 
 from gateway.errors import DatabaseUnavailable
@@ -114,27 +115,27 @@ class Feeder:
         if not hungry or self._stopping:
             return False
         rooms = [_portions(lane) for lane in hungry]
+        now = asyncio.get_running_loop().time
         async with self.claiming:
             for lane in hungry:
                 # Whatever is added while the claim is in flight sets it again.
                 lane.backlog = False
                 lane.backlog_checked = True
+            opened = {lane.name: lane.bookmark.open(now()) for lane in hungry}
+            reached = {name: at for name, at in opened.items() if at is not None}
             try:
                 claimed = await jobs.claim(
-                    self._db, rooms, node=self.node, floor=self.oldest_unfinished
+                    self._db, rooms, node=self.node, floor=self.oldest_unfinished, reached=reached
                 )
             except BaseException:
                 for lane in hungry:
-                    lane.backlog = True
+                    lane.expect_older()
                 raise
-            counts = dict.fromkeys((lane.name for lane in hungry), 0)
-            for job in claimed:
-                counts[job.vendor] += 1
-            for lane, (_, urgent, _) in zip(hungry, rooms, strict=True):
-                if counts[lane.name] >= urgent:
+            for lane in hungry:
+                if lane.bookmark.place(reached.get(lane.name), now()):
                     lane.backlog = True
-                if counts[lane.name]:
-                    self._metrics.claimed_total[lane.name].inc(counts[lane.name])
+            for name, count in Counter(job.vendor for job in claimed).items():
+                self._metrics.claimed_total[name].inc(count)
             paused = [job for job in claimed if job.route in self._ready.paused_routes]
             self._ready.take(job for job in claimed if job.route not in self._ready.paused_routes)
             if paused:
@@ -146,7 +147,7 @@ class Feeder:
         for lane in self._ready.lanes.values():
             if lane.waiting and lane.stalled():
                 dropped = lane.drop_waiting()
-                lane.backlog = True
+                lane.expect_older()
                 try:
                     released = await jobs.release(
                         self._db, [job.id for job in dropped], node=self.node
@@ -193,7 +194,7 @@ class Feeder:
         if released:
             log.warning("strays_released", jobs=released)
             for lane in self._ready.lanes.values():
-                lane.backlog = True
+                lane.expect_older()
 
 
 def _portions(lane: Lane) -> tuple[str, int, int]:

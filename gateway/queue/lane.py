@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Protocol
 
 from gateway.model import Job
+from gateway.queue.bookmark import Bookmark
 
 PRIORITIES = 10
 
@@ -81,6 +82,7 @@ class Lane:
         # True until a claim has found nothing more: new jobs must not overtake older ones.
         self.backlog = True
         self.backlog_checked = False  # since the last poll: another node may have added to it
+        self.bookmark = Bookmark()
         self.held = 0  # handed off or claimed, and not yet settled or released
         self.waiting = 0
         self.running = 0
@@ -112,6 +114,11 @@ class Lane:
         return self.held < self.capacity + self.capacity // 4 and not any(
             self._queues[: priority + 1]
         )
+
+    def expect_older(self) -> None:
+        """Note that jobs may have come into the backlog that are older than others in it."""
+        self.backlog = True
+        self.bookmark.lose()
 
     def room(self) -> int:
         """Return how many jobs of the backlog the lane would take now; 0 above low water."""

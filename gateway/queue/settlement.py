@@ -110,7 +110,7 @@ class SettlementDesk:
             self._ready.expect_due(item.delay_seconds)
         elif item.job.ordering_key is not None:
             # The next of its line is in the backlog now.
-            self._ready.lanes[item.job.vendor].backlog = True
+            self._ready.lanes[item.job.vendor].expect_older()
             self._ready.wake.set()
         for follow_up in item.follow_ups:
             lane = self._ready.lanes.get(follow_up.vendor)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 import asyncpg
@@ -27,7 +28,11 @@ _COMMON_SETTINGS = {
 
 # A custom plan sees today's table sizes and prunes partitions while planning. A generic plan made
 # on an empty partition would scan it sequentially until somebody runs ANALYZE.
-_SETTINGS = _COMMON_SETTINGS | {"plan_cache_mode": "force_custom_plan"}
+# Single statements take so many rows of an index in its order. Of what has come since a day was
+# analysed, be it a backlog of a million jobs, the planner knows nothing: it expects a row or two of
+# any index, and would as soon sort them. In a transaction, where questions are asked, it may.
+_SETTINGS = _COMMON_SETTINGS | {"plan_cache_mode": "force_custom_plan", "enable_sort": "off"}
+_SORTING = {"enable_sort": "on"}
 
 # What every webhook pays for has nothing to learn from the tables: planning would be a third of its
 # time. What it looks up it finds by an index, also where a table was empty when it was planned.
@@ -35,10 +40,6 @@ _PLANNED_SETTINGS = _COMMON_SETTINGS | {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
 }
-
-# Operators' questions end after so many rows of an index. Of a day that was never analysed the
-# planner expects so few rows that it would rather read and sort them all, a million in a busy hour.
-_WALKING_SETTINGS = {"enable_seqscan": "off", "enable_bitmapscan": "off"}
 
 # Every one of these passes by itself once the server, the network or the lock is back.
 _TRANSIENT = (
@@ -199,17 +200,20 @@ class Database:
                 self._pool.acquire(timeout=10.0) as connection,
                 connection.transaction(),
             ):
+                await connection.execute(_set_local(_SORTING))
                 yield connection
         self._health.set(True)
 
     @asynccontextmanager
-    async def reading(self, *, seconds: float) -> AsyncIterator[Any]:
+    async def reading(
+        self, *, seconds: float, planner: Mapping[str, str] = MappingProxyType({})
+    ) -> AsyncIterator[Any]:
         """Hold one connection in a read-only transaction whose statements may take *seconds* each.
 
         For operators' questions, whose cost depends on what is asked: :class:`TooWide` says that
-        one took too long, which tells nothing about the database's health.
+        one took too long, which tells nothing about the database's health. *planner*: settings.
         """
-        async with self._bounded(seconds, readonly=True) as connection:
+        async with self._bounded(seconds, readonly=True, planner=planner) as connection:
             yield connection
 
     @asynccontextmanager
@@ -219,16 +223,16 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def _bounded(self, seconds: float, *, readonly: bool) -> AsyncIterator[Any]:
+    async def _bounded(
+        self, seconds: float, *, readonly: bool, planner: Mapping[str, str] = MappingProxyType({})
+    ) -> AsyncIterator[Any]:
         with _Translated(self._health):
             async with self._pool.acquire(timeout=10.0) as connection:
                 try:
                     async with connection.transaction(readonly=readonly):
                         milliseconds = int(min(seconds, STATEMENT_SECONDS - 1.0) * 1000)
-                        settings = _WALKING_SETTINGS | {"statement_timeout": str(milliseconds)}
-                        await connection.execute(
-                            "; ".join(f"SET LOCAL {name} = {to}" for name, to in settings.items())
-                        )
+                        bound = {"statement_timeout": str(milliseconds)}
+                        await connection.execute(_set_local(bound | _SORTING | dict(planner)))
                         yield connection
                 except asyncpg.QueryCanceledError as error:
                     raise TooWide(
@@ -240,6 +244,10 @@ class Database:
     async def probe(self) -> None:
         """Ask the simplest question; raises :class:`DatabaseUnavailable`."""
         await self.fetch_sql("SELECT 1")
+
+
+def _set_local(settings: Mapping[str, str]) -> str:
+    return "; ".join(f"SET LOCAL {name} = {to}" for name, to in settings.items())
 
 
 class _Health:

@@ -35,21 +35,48 @@ class Settled(msgspec.Struct, gc=False, kw_only=True):
     follow_ups: tuple[NewJob, ...] = ()
 
 
+class Position(msgspec.Struct, frozen=True):
+    """A place in a lane's backlog: of its priority and less urgent ones nothing older is left."""
+
+    priority: int
+    id: UUID
+
+
 async def claim(
-    db: Database, rooms: Sequence[tuple[str, int, int]], *, node: str, floor: UUID
+    db: Database,
+    rooms: Sequence[tuple[str, int, int]],
+    *,
+    node: str,
+    floor: UUID,
+    reached: dict[str, Position] | None = None,
 ) -> list[Job]:
     """Take jobs of the backlog; *rooms* are (lane, room for the urgent, room for the oldest).
 
+    *reached* tells how far claims came in a lane before, and then how far this one came: a lane is
+    not in it, then, if it has nothing more from there on. It is read from the start if it was not.
+
     When it raises :class:`DatabaseUnavailable` jobs may have been claimed all the same.
     """
+    reached = {} if reached is None else reached
+    begins = [reached.get(room[0], Position(0, floor)) for room in rooms]
     rows = await db.fetch(
         "jobs.claim",
-        [room[0] for room in rooms],
-        [room[1] for room in rooms],
-        [room[2] for room in rooms],
+        *columns(rooms, 3),
         node,
-        floor,
+        min((begin.id for begin in begins), default=floor),
+        [begin.priority for begin in begins],
+        [begin.id for begin in begins],
     )
+    reached.clear()
+    for (lane, urgent, oldest), begin in zip(rooms, begins, strict=True):
+        claimed = [row for row in rows if row["vendor"] == lane]
+        among_urgent = [row["priority"] for row in claimed if row["urgent"]]
+        among_oldest = [row["id"] for row in claimed if row["oldest"]]
+        if among_urgent and len(among_urgent) == urgent:  # fewer: there are no more
+            # Some of the oldest may have been another node's, which may give them back.
+            all_there = oldest and len(among_oldest) == oldest
+            low = max(among_oldest) if all_there else begin.id
+            reached[lane] = Position(max(among_urgent), low)
     known = await events.fetch_many(
         db, {row["event_id"] for row in rows}, max_body_bytes=INLINE_BODY_BYTES
     )

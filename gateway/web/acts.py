@@ -204,4 +204,5 @@ class Acts:
     def _wake_feeder(self) -> None:
         for lane in self._deps.ready.lanes.values():
             lane.backlog_checked = False
+            lane.bookmark.lose()
         self._deps.ready.wake.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from uuid_utils.compat import uuid7
 
 from gateway.store import events, jobs, nodes
 from gateway.store.database import Database
-from gateway.store.jobs import INLINE_BODY_BYTES
+from gateway.store.jobs import INLINE_BODY_BYTES, Position
 from gateway.store.sql import query
 
 
@@ -109,6 +110,93 @@ async def test_the_floor_is_respected(db: Database, connection: Any, alive: None
     claimed = await jobs.claim(db, [("crm", 5, 5)], node=NODE, floor=above)
     assert [job.id for job in claimed] == [above]
     assert (await row(connection, below))["state"] == "available"
+
+
+# Reading on --------------------------------------------------------------------------------------
+
+
+async def test_claims_that_read_on_take_every_job_and_the_most_urgent_first(
+    db: Database, connection: Any, alive: None
+) -> None:
+    ids = set(await backlog(connection, "5539055935" * 12))
+    (urgent,) = await backlog(connection, "0", vendor="erp")
+    reached: dict[str, Position] = {}
+    rooms = [("crm", 7, 2), ("erp", 3, 1)]
+    late: list[UUID] = []
+    while claimed := await jobs.claim(db, rooms, node=NODE, floor=ZERO, reached=reached):
+        ids -= {job.id for job in claimed}
+        assert "erp" not in reached
+        assert {job.id for job in claimed if job.vendor == "erp"} <= {urgent}
+        if ids:
+            assert reached["crm"].id > ZERO
+        if not late and len(ids) < 60:
+            # However far it was read, what is more urgent comes first.
+            late = await backlog(connection, "12")
+            found = await jobs.claim(db, rooms, node=NODE, floor=ZERO, reached=reached)
+            assert [job.id for job in found][:2] == late
+            ids -= {job.id for job in found}
+    assert late
+    assert ids == set()
+    assert reached == {}
+
+
+async def test_what_is_given_back_behind_is_found_from_the_start(
+    db: Database, connection: Any, alive: None
+) -> None:
+    ids = await backlog(connection, "5" * 12)
+    reached: dict[str, Position] = {}
+    first = await jobs.claim(db, [("crm", 4, 4)], node=NODE, floor=ZERO, reached=reached)
+    assert reached == {"crm": Position(5, ids[3])}
+    await jobs.release(db, [first[0].id], node=NODE)
+    next_ = await jobs.claim(db, [("crm", 4, 4)], node=NODE, floor=ZERO, reached=reached)
+    assert [job.id for job in next_] == ids[4:8]
+    assert (await claim(db, ("crm", 4, 4)))[0] == ids[0]
+
+
+async def test_jobs_that_another_node_takes_are_not_passed_for_good(
+    db: Database, connection: Any, alive: None
+) -> None:
+    """It may give them back: where the oldest could not be had, none below them counts as read."""
+    ids = await backlog(connection, "5555")
+    reached: dict[str, Position] = {}
+    async with connection.transaction():
+        await connection.execute("SELECT FROM gateway.jobs WHERE id = ANY ($1) FOR UPDATE", ids[:2])
+        taken = await jobs.claim(db, [("crm", 2, 3)], node=NODE, floor=ZERO, reached=reached)
+        assert [job.id for job in taken] == ids[2:]
+    assert reached == {"crm": Position(5, ZERO)}
+    assert await claim(db, ("crm", 2, 3)) == ids[:2]
+
+
+async def test_a_held_transaction_makes_no_claim_pass_what_was_claimed_before(
+    db: Database, connection: Any, second: Any, alive: None
+) -> None:
+    """What was claimed stays in the index then, and no vacuum can help it."""
+    await connection.execute(
+        """INSERT INTO gateway.jobs (id, route, vendor, kind, state, max_attempts, correlation_id)
+           SELECT gateway.uuid7(), 'orders', 'crm', 'call', 'available', 3, 'c'
+           FROM generate_series(1, 6000)"""
+    )
+    holder = second.transaction(isolation="repeatable_read")
+    await holder.start()
+    await second.fetchval("SELECT count(*) FROM gateway.nodes")
+    reached: dict[str, Position] = {}
+    for _ in range(12):
+        await jobs.claim(db, [("crm", 400, 50)], node=NODE, floor=ZERO, reached=reached)
+
+    async def blocks_read(begin: Position) -> int:
+        args = (["crm"], [10], [1], NODE, begin.id, [begin.priority], [begin.id])
+        undone = connection.transaction()
+        await undone.start()
+        text = await connection.fetchval(
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query('jobs.claim')}", *args
+        )
+        await undone.rollback()
+        plan = json.loads(text)[0]["Plan"]
+        return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+    from_start, on = await blocks_read(Position(0, ZERO)), await blocks_read(reached["crm"])
+    await holder.rollback()
+    assert on * 4 < from_start, (on, from_start)
 
 
 # Whose job it is ---------------------------------------------------------------------------------

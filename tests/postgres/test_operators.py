@@ -14,7 +14,7 @@ import pytest
 from gateway.errors import NotFound, Refused, TooWide
 from gateway.model import JobState
 from gateway.store import operators, upkeep
-from gateway.store.database import _SETTINGS, _WALKING_SETTINGS, Database
+from gateway.store.database import _SETTINGS, _SORTING, Database
 from gateway.store.operators import first_id
 from gateway.store.records import JobFilter, Page
 from gateway.store.sql import query
@@ -117,8 +117,7 @@ def history_url(databases: Any) -> Iterator[str]:
 
 @pytest.fixture
 async def history(history_url: str) -> AsyncIterator[Any]:
-    settings = _SETTINGS | _WALKING_SETTINGS
-    opened = await asyncpg.connect(history_url, server_settings=settings)
+    opened = await asyncpg.connect(history_url, server_settings=_SETTINGS)
     yield opened
     await opened.close()
 
@@ -376,6 +375,9 @@ async def test_no_question_reads_a_table_from_end_to_end(
         "replays": lambda: (id_at(NOW), UUID(int=1), 1000),
         "attempts": lambda: (id_at(NOW), 200),
     }[name]()
+    planner = _SORTING | (operators.PAGING if name == "list" else {})
+    for setting, to in planner.items():
+        await history.execute(f"SET {setting} = {to}")
     plan = await plan_of(history, "list_jobs" if name == "list" else name, values)
     scans = [node for node in walk(plan) if "Relation Name" in node]
     filled = {
@@ -405,7 +407,7 @@ async def test_a_day_that_was_never_analysed_is_read_from_its_end(
     )
     await connection.execute("UPDATE gateway.jobs SET state = 'completed'")
     bounds = first_id(MIDNIGHT), UUID(int=(1 << 128) - 1)
-    async with db.reading(seconds=5) as reading:
+    async with db.reading(seconds=5, planner=operators.PAGING) as reading:
         plan = await plan_of(reading, "list_jobs", (*wanted, None, None, None, *bounds, 51))
     kinds = {node["Node Type"] for node in walk(plan)}
     assert kinds <= {"Limit", "Append", "Merge Append", "Index Scan"}, kinds

@@ -132,7 +132,7 @@ async def test_pauses_cost_a_claim_and_a_promotion_nothing(connection: Any) -> N
            FROM generate_series(1, 20000)"""
     )
     for name, args in (
-        ("jobs.claim", [["crm"], [100], [10], NODE, ZERO]),
+        ("jobs.claim", [["crm"], [100], [10], NODE, ZERO, [0], [ZERO]]),
         ("jobs.promote", [1000, ZERO]),
         ("steering.bring_back", ["other", 1000]),
         ("steering.paused", []),

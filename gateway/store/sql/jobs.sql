@@ -1,36 +1,53 @@
 -- name: claim
 -- Take the most urgent jobs of the backlog for each lane that has room, and a few of the oldest
 -- whatever their priority, so that nothing starves. $1 lanes, $2 room for the urgent, $3 room for
--- the oldest, $4 node, $5 the floor under the ids of unfinished jobs (prunes old partitions).
--- Both scans must walk their partial index and stop early. The inner LIMIT, a constant beyond any
--- room, tells the planner how early; the row by row LIMIT outside is opaque to it. The oldest are
--- asked for by a range of one lane, since for an equal lane the primary key has the same order,
--- and walking that one passes every finished job.
+-- the oldest, $4 node, $5 the floor under the ids that are looked at (prunes old partitions), $6-$7
+-- how far each lane was read before: of a priority of $6 and less urgent ones, nothing is left below
+-- the id $7. What was claimed is still in the index, as long as it is not vacuumed, and passing all
+-- of it would cost each claim more than the one before.
+-- All scans must walk their partial index from there and stop early. The inner LIMIT, a constant
+-- beyond any room, tells the planner how early; the row by row LIMIT outside is opaque to it. The
+-- oldest are asked for by a range of one lane, since for an equal lane the primary key has the same
+-- order, and walking that one passes every finished job.
 WITH me AS (
     -- A node that a rescuer has buried claims nothing; see events.accept.
     SELECT node FROM gateway.nodes WHERE node = $4 FOR KEY SHARE
 ), wanted AS (
-    SELECT w.* FROM unnest($1::text[], $2::int[], $3::int[]) AS w (lane, urgent, oldest), me
-), picked AS MATERIALIZED (
+    SELECT w.*
+    FROM unnest($1::text[], $2::int[], $3::int[], $6::smallint[], $7::uuid[])
+            AS w (lane, urgent, oldest, priority, low), me
+), urgent AS MATERIALIZED (
     SELECT u.id
     FROM wanted w CROSS JOIN LATERAL (
         SELECT b.id FROM (
-            SELECT j.id FROM gateway.jobs j
-            WHERE j.vendor = w.lane AND j.claimable AND j.id >= $5
-            ORDER BY j.priority, j.id
-            LIMIT 1000
-            FOR UPDATE SKIP LOCKED) b
+            SELECT id FROM (
+                SELECT j.id FROM gateway.jobs j
+                WHERE j.vendor = w.lane AND j.claimable AND j.id >= $5 AND j.priority < w.priority
+                ORDER BY j.priority, j.id
+                LIMIT 1000
+                FOR UPDATE SKIP LOCKED) more_urgent
+            UNION ALL
+            SELECT id FROM (
+                SELECT j.id FROM gateway.jobs j
+                WHERE j.vendor = w.lane AND j.claimable AND j.id >= $5
+                  AND (j.priority, j.id) >= (w.priority, w.low)
+                ORDER BY j.priority, j.id
+                LIMIT 1000
+                FOR UPDATE SKIP LOCKED) next) b
         LIMIT w.urgent) u
-    UNION  -- both may pick the same row
+), oldest AS MATERIALIZED (
     SELECT o.id
     FROM wanted w CROSS JOIN LATERAL (
         SELECT b.id FROM (
             SELECT j.id FROM gateway.jobs j
-            WHERE j.vendor >= w.lane AND j.vendor <= w.lane AND j.claimable AND j.id >= $5
+            WHERE (j.vendor, j.id) >= (w.lane, w.low) AND j.vendor <= w.lane
+              AND j.claimable AND j.id >= $5
             ORDER BY j.vendor, j.id
             LIMIT 1000
             FOR UPDATE SKIP LOCKED) b
         LIMIT w.oldest) o
+), picked AS MATERIALIZED (
+    SELECT id FROM urgent UNION SELECT id FROM oldest  -- both may have picked the same row
 ), claimed AS (
     UPDATE gateway.jobs j
     SET state = 'running', node = $4, claim_no = j.claim_no + 1, started_at = NULL
@@ -44,7 +61,8 @@ WITH me AS (
     SET oldest_held = least(oldest_held, (SELECT id FROM claimed ORDER BY id LIMIT 1))
     WHERE node = $4 AND oldest_held > (SELECT id FROM claimed ORDER BY id LIMIT 1)
 )
-SELECT * FROM claimed ORDER BY priority, id
+SELECT *, id IN (SELECT id FROM urgent) AS urgent, id IN (SELECT id FROM oldest) AS oldest
+FROM claimed ORDER BY priority, id
 
 -- name: settle
 -- Record how attempts ended, fenced: a row whose claim_no moved on, or that is not running any
