@@ -4,9 +4,10 @@ What was claimed stays in the index until it is vacuumed, and as long as an old 
 it cannot be: each claim would pass all that those before it took, and the longer it goes on the
 more. Nor need a claim be planned for the days that the lane has behind it.
 
-But a job may become available behind the bookmark: another node gave it back, its turn in line has
-come, its retry is due, an operator wants it. So a backlog is read from its start whenever this node
-knows of such, and from time to time in any case; and only if it was, it is taken for empty.
+But a job may become available behind the bookmark: its retry is due, its turn in line has come,
+another node gave it back, an operator wants it. So a backlog is read from its start once a second
+at least, which is soon enough for a retry, and at once where this node knows of one of the others;
+and only if it was, it is taken for empty.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -68,19 +69,28 @@ async def claim(
         [begin.id for begin in begins],
     )
     reached.clear()
-    for (lane, urgent, oldest), begin in zip(rooms, begins, strict=True):
-        claimed = [row for row in rows if row["vendor"] == lane]
-        among_urgent = [row["priority"] for row in claimed if row["urgent"]]
-        among_oldest = [row["id"] for row in claimed if row["oldest"]]
-        if among_urgent and len(among_urgent) == urgent:  # fewer: there are no more
-            # Some of the oldest may have been another node's, which may give them back.
-            all_there = oldest and len(among_oldest) == oldest
-            low = max(among_oldest) if all_there else begin.id
-            reached[lane] = Position(max(among_urgent), low)
+    claimed = defaultdict(list)
+    for row in rows:
+        claimed[row["vendor"]].append(row)
+    for room, begin in zip(rooms, begins, strict=True):
+        if (position := _position(claimed[room[0]], room, begin)) is not None:
+            reached[room[0]] = position
     known = await events.fetch_many(
         db, {row["event_id"] for row in rows}, max_body_bytes=INLINE_BODY_BYTES
     )
     return [_job(row, known.get(row["event_id"])) for row in rows]
+
+
+def _position(rows: list[Any], room: tuple[str, int, int], begin: Position) -> Position | None:
+    """Return how far a lane was read that was begun at *begin*; None: to its end."""
+    _, urgent, oldest = room
+    among_urgent = [row["priority"] for row in rows if row["urgent"]]
+    among_oldest = [row["id"] for row in rows if row["oldest"]]
+    if not among_urgent or len(among_urgent) < urgent:
+        return None
+    # Some of the oldest may have been another node's at that moment, which may give them back.
+    all_there = oldest and len(among_oldest) == oldest
+    return Position(max(among_urgent), max(among_oldest) if all_there else begin.id)
 
 
 async def settle(db: Database, batch: Sequence[Settled], *, node: str) -> set[UUID]:
@@ -152,12 +162,8 @@ async def release_strays(db: Database, held: Collection[UUID], *, node: str, flo
 
 async def mark_started(db: Database, started: Sequence[tuple[Job, datetime]]) -> set[UUID]:
     """Write when each job's execution began; return the ids that are still ours."""
-    rows = await db.fetch(
-        "jobs.mark_started",
-        [job.id for job, _ in started],
-        [job.claim_no for job, _ in started],
-        [at for _, at in started],
-    )
+    said = [(job.id, job.claim_no, at) for job, at in started]
+    rows = await db.fetch("jobs.mark_started", *columns(said, 3))
     return {row[0] for row in rows}
 
 
