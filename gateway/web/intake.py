@@ -2,9 +2,9 @@
 
 There are two ways in, which differ only in who waits. A webhook that has come as a whole, and that
 can be judged at once, is taken from within its connection's callback (:meth:`Intake.take`), judged
-stage by stage with all others that came in the same turn, and answered from the commit's callback.
-For all else, a body that is still coming, a handshake, keys to be fetched, there is a coroutine
-(:meth:`Intake.handle`).
+stage by stage with all others that came in the same turn, and answered so with all others that were
+committed by then. For all else, a body that is still coming, a handshake, keys to be fetched, there
+is a coroutine (:meth:`Intake.handle`).
 """
 
 from __future__ import annotations
@@ -77,6 +77,9 @@ class _Arrival:
     inside: bool = False  # whether it takes a place
     signed: SignedRequest = field(init=False)
     acceptance: Acceptance = field(init=False)
+    receipt: Receipt = field(init=False)
+    said: bytes = field(init=False)
+    forgotten: bool = False
 
 
 class Intake:
@@ -105,6 +108,9 @@ class Intake:
         self._cohort: Cohort[_Arrival] = Cohort(
             (self._admit_arrival, self._verify_arrival, self._identify_arrival, self._post_arrival),
             self._refuse_arrival,
+        )
+        self._answers: Cohort[_Arrival] = Cohort(
+            (self._count_arrival, self._say_arrival, self._send_arrival), self._refuse_arrival
         )
         self._desk = desk
         self._backlog_full = backlog_full
@@ -161,17 +167,25 @@ class Intake:
         )
 
     def _answer_arrival(self, arrival: _Arrival, result: Receipt | BaseException) -> None:
-        if isinstance(result, Exception):
-            self._refuse_arrival(arrival, result)
-            return
-        self._forget_arrival(arrival)
-        door, connection = arrival.door, arrival.connection
         if isinstance(result, Receipt):
-            self._count(door, result, arrival.began)
-            event = arrival.acceptance.event
-            connection.answer(receipt_said(door, result, event.correlation_id).written())
+            arrival.receipt = result
+            self._answers.join(arrival)
+        elif isinstance(result, Exception):
+            self._refuse_arrival(arrival, result)
         else:  # the commit was cancelled
-            connection.force_close()
+            self._forget_arrival(arrival)
+            arrival.connection.force_close()
+
+    def _count_arrival(self, arrival: _Arrival) -> None:
+        self._count(arrival.door, arrival.receipt, arrival.began)
+
+    def _say_arrival(self, arrival: _Arrival) -> None:
+        correlation_id = arrival.acceptance.event.correlation_id
+        arrival.said = receipt_said(arrival.door, arrival.receipt, correlation_id).written()
+
+    def _send_arrival(self, arrival: _Arrival) -> None:
+        self._forget_arrival(arrival)
+        arrival.connection.answer(arrival.said)
 
     def _refuse_arrival(self, arrival: _Arrival, error: Exception) -> None:
         self._forget_arrival(arrival)
@@ -183,6 +197,9 @@ class Intake:
             arrival.connection.answer(said.written())
 
     def _forget_arrival(self, arrival: _Arrival) -> None:
+        if arrival.forgotten:
+            return  # its answer could not be sent
+        arrival.forgotten = True
         self.under_way -= 1
         if arrival.inside:
             self._leave(arrival.door)

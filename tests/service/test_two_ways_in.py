@@ -239,6 +239,34 @@ class Barred(Turnstile):
             entrant.enter(self.waited_seconds)
 
 
+async def test_an_answer_that_cannot_be_said_or_sent_gives_its_place_back_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = asyncio.Semaphore(0)
+
+    def broken(*_: object) -> None:
+        tried.release()
+        raise RuntimeError("it cannot")
+
+    async with serving(tmp_path, TOML) as place:
+        with monkeypatch.context() as unsaid:
+            unsaid.setattr("gateway.web.intake.receipt_said", broken)
+            async with connected(place) as streams:
+                streams[1].write(request("open"))
+                ((head, _),) = await answers(streams[0], 1)
+                assert b"HTTP/1.1 500 " in head
+        async with connected(place) as streams:
+            with monkeypatch.context() as unsent:
+                unsent.setattr(Connection, "answer", broken)
+                streams[1].write(request("open"))
+                async with asyncio.timeout(BOUND_SECONDS):
+                    for _ in ("the receipt was not said", "nor sent", "nor was the refusal"):
+                        await tried.acquire()
+        assert (await place.call("open", BODY))[0] == 202
+        assert place.intake.under_way == 0
+        assert place.intake._places.taken == 0
+
+
 async def test_who_has_waited_too_long_is_told_to_come_again_and_nothing_is_stored(
     tmp_path: Path,
 ) -> None:
