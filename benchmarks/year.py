@@ -44,7 +44,7 @@ WAITING_DAYS = range(2, 9)  # ago
 FLAT = 0.80  # of the fresh figure
 KEPT_KEY_DAYS = 7
 DRAINED = 20_000
-# The last one finds nothing and so looks at every day: told, and promised nothing.
+# The last one finds nothing, or late, and so looks at every day: told, and promised nothing.
 SEARCH = "?route=later&state=completed"
 LISTINGS = ("", "?state=dead", "?state=available", "?vendor=stub", SEARCH)
 TIMES_LISTED = 100
@@ -242,7 +242,8 @@ def _list_ms(gateway: Subject, query: str) -> float:
             connection.request("GET", f"/api/v1/jobs{query}")
             answer = connection.getresponse()
             answer.read()
-            if answer.status != 200:
+            # A day that does not fit into the search's five seconds is refused.
+            if answer.status != 200 and (query, answer.status) != (SEARCH, 422):
                 raise BenchmarkError(f"jobs{query}: {answer.status}")
             took.append((time.perf_counter() - began) * 1000)
     finally:
