@@ -46,10 +46,6 @@ ATTEMPTS_SHOWN = 200
 SEARCH_SECONDS = 5.0  # for one statement, and before another is begun
 RECENT_SECONDS = (3600.0, 86400.0)
 
-# A page is the end of an index. Of a day that was never analysed the planner expects so few rows
-# that it would collect and sort them all.
-PAGING = {"enable_bitmapscan": "off"}
-
 _RELATED_IDS = 1000
 _NAMES_AT_FIRST = (100, 1000)  # of partitions and their indexes; a day has a dozen
 _NAMES_LATER = 10_000
@@ -71,12 +67,27 @@ async def list_jobs(
     search = _Search(wanted, limit=limit, cursor=cursor)
     begin = search.reached
     try:
-        async with db.reading(seconds=SEARCH_SECONDS, planner=PAGING) as connection:
+        async with db.reading(seconds=SEARCH_SECONDS, planner=paging(wanted)) as connection:
             await search.run(connection)
     except TooWide:
         if search.reached == begin:
             raise
     return search.page()
+
+
+def paging(wanted: JobFilter) -> dict[str, str]:
+    """Return the planner's settings for a page of *wanted* jobs: it is the end of an index by id.
+
+    Of a day that was never analysed, or of dead jobs that came since, the planner expects so few
+    that it would collect and sort them all. That is right only for what has an index in another
+    order: jobs that wait, and those of an event or of a correlation id.
+    """
+    collected = (
+        wanted.state in (JobState.AVAILABLE, JobState.SCHEDULED)
+        or wanted.event_id is not None
+        or wanted.correlation_id is not None
+    )
+    return {"enable_bitmapscan": "off", "enable_sort": "on" if collected else "off"}
 
 
 class _Search:

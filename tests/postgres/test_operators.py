@@ -375,7 +375,10 @@ async def test_no_question_reads_a_table_from_end_to_end(
         "replays": lambda: (id_at(NOW), UUID(int=1), 1000),
         "attempts": lambda: (id_at(NOW), 200),
     }[name]()
-    planner = _SORTING | (operators.PAGING if name == "list" else {})
+    state = JobState(arguments["state"]) if "state" in arguments else None
+    event_id = UUID(int=1) if "ids" in arguments else None
+    wanted = JobFilter(state=state, event_id=event_id)
+    planner = _SORTING | (operators.paging(wanted) if name == "list" else {})
     for setting, to in planner.items():
         await history.execute(f"SET {setting} = {to}")
     plan = await plan_of(history, "list_jobs" if name == "list" else name, values)
@@ -393,21 +396,28 @@ async def test_no_question_reads_a_table_from_end_to_end(
     assert any(index in found for found in used), used
 
 
+@pytest.mark.parametrize("analysed", ["never", "before"])
 @pytest.mark.parametrize("wanted", [("completed", None), (None, "crm"), ("dead", None)])
-async def test_a_day_that_was_never_analysed_is_read_from_its_end(
-    db: Database, connection: Any, wanted: tuple[str | None, str | None]
+async def test_a_day_is_read_from_its_end_whatever_its_statistics_say(
+    db: Database, connection: Any, wanted: tuple[str | None, str | None], analysed: str
 ) -> None:
     await connection.execute(
         f"ALTER TABLE gateway.jobs_{NOW:%Y%m%d} SET (autovacuum_enabled = off)"
     )
+    if analysed == "before":
+        await add_job(connection, state="completed", vendor="other")
+        await connection.execute("VACUUM ANALYZE gateway.jobs")
     await connection.execute(
         """INSERT INTO gateway.jobs (id, route, vendor, kind, state, max_attempts, correlation_id)
            SELECT gateway.uuid7(), 'orders', 'crm', 'call', 'running', 3, n::text
            FROM generate_series(1, 5000) AS n"""
     )
-    await connection.execute("UPDATE gateway.jobs SET state = 'completed'")
+    await connection.execute(
+        "UPDATE gateway.jobs SET state = $1 WHERE vendor = 'crm'", wanted[0] or "completed"
+    )
     bounds = first_id(MIDNIGHT), UUID(int=(1 << 128) - 1)
-    async with db.reading(seconds=5, planner=operators.PAGING) as reading:
+    state = JobState(wanted[0]) if wanted[0] else None
+    async with db.reading(seconds=5, planner=operators.paging(JobFilter(state=state))) as reading:
         plan = await plan_of(reading, "list_jobs", (*wanted, None, None, None, *bounds, 51))
     kinds = {node["Node Type"] for node in walk(plan)}
     assert kinds <= {"Limit", "Append", "Merge Append", "Index Scan"}, kinds
