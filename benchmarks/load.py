@@ -23,6 +23,7 @@ import uvloop
 
 from benchmarks.wire import Requests, message_bytes
 
+LEAST_PREPARED = 50_000
 _ANSWER_DEADLINE_SECONDS = 30.0
 
 
@@ -37,7 +38,7 @@ class LoadSpec(msgspec.Struct, kw_only=True):
     warmup_seconds: float = 2.0
     seconds: float = 5.0  # measured, after the warm-up
     max_requests: int = 1 << 40
-    prepare: int = 50_000  # signatures made before the start
+    prepare: int = LEAST_PREPARED  # signatures made before the start
     watch_port: int | None = None  # the stub's, which tells how many were delivered
     in_flight: int = 1 << 40  # accepted and not yet delivered
 

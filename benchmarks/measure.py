@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from benchmarks.load import LoadResult, LoadSpec, percentile_ms
+from benchmarks.load import LEAST_PREPARED, LoadResult, LoadSpec, percentile_ms
 from benchmarks.subjects import (
     SECRET,
     BenchmarkError,
@@ -18,7 +18,6 @@ from benchmarks.subjects import (
 )
 
 # Signatures made ahead, so that even a long run makes none while it measures.
-LEAST_PREPARED = 50_000
 PREPARED_PER_SECOND = 6000
 
 

@@ -5,8 +5,8 @@ it cannot be: each claim would pass all that those before it took, and the longe
 more. Nor need a claim be planned for the days that the lane has behind it.
 
 But a job may become available behind the bookmark: its retry is due, its turn in line has come,
-another node gave it back, an operator wants it. So a backlog is read from its start once a second
-at least, which is soon enough for a retry, and at once where this node knows of one of the others;
+another node gave it back, an operator wants it. So a backlog is read from its start about once a
+second, which is soon enough for a retry, and at once where this node knows of one of the others;
 and only if it was, it is taken for empty.
 """
 
@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from gateway.store.jobs import Position
 
-REREAD_SECONDS = 1.0  # what is behind a bookmark waits no longer than about that
-
-# Of the time, where reading from the start is slow.
+# What is behind a bookmark waits about so long; longer where reading from the start is so slow that
+# it would take more than this share of the time.
+REREAD_SECONDS = 1.0
 _REREAD_SHARE = 0.1
 
 

@@ -121,8 +121,9 @@ class Feeder:
                 # Whatever is added while the claim is in flight sets it again.
                 lane.backlog = False
                 lane.backlog_checked = True
-            opened = {lane.name: lane.bookmark.open(now()) for lane in hungry}
-            reached = {name: at for name, at in opened.items() if at is not None}
+            reached = {
+                lane.name: at for lane in hungry if (at := lane.bookmark.open(now())) is not None
+            }
             try:
                 claimed = await jobs.claim(
                     self._db, rooms, node=self.node, floor=self.oldest_unfinished, reached=reached

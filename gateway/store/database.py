@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from types import MappingProxyType
 from typing import Any
 
 import asyncpg
@@ -206,7 +205,7 @@ class Database:
 
     @asynccontextmanager
     async def reading(
-        self, *, seconds: float, planner: Mapping[str, str] = MappingProxyType({})
+        self, *, seconds: float, planner: Mapping[str, str] = _SORTING
     ) -> AsyncIterator[Any]:
         """Hold one connection in a read-only transaction whose statements may take *seconds* each.
 
@@ -224,7 +223,7 @@ class Database:
 
     @asynccontextmanager
     async def _bounded(
-        self, seconds: float, *, readonly: bool, planner: Mapping[str, str] = MappingProxyType({})
+        self, seconds: float, *, readonly: bool, planner: Mapping[str, str] = _SORTING
     ) -> AsyncIterator[Any]:
         with _Translated(self._health):
             async with self._pool.acquire(timeout=10.0) as connection:
@@ -232,7 +231,7 @@ class Database:
                     async with connection.transaction(readonly=readonly):
                         milliseconds = int(min(seconds, STATEMENT_SECONDS - 1.0) * 1000)
                         bound = {"statement_timeout": str(milliseconds)}
-                        await connection.execute(_set_local(bound | _SORTING | dict(planner)))
+                        await connection.execute(_set_local({**bound, **planner}))
                         yield connection
                 except asyncpg.QueryCanceledError as error:
                     raise TooWide(
