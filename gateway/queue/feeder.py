@@ -118,9 +118,7 @@ class Feeder:
         now = asyncio.get_running_loop().time
         async with self.claiming:
             for lane in hungry:
-                # Whatever is added while the claim is in flight sets it again.
-                lane.backlog = False
-                lane.backlog_checked = True
+                lane.begin_claim()
             reached = {
                 lane.name: at for lane in hungry if (at := lane.bookmark.open(now())) is not None
             }
@@ -131,14 +129,15 @@ class Feeder:
             except BaseException:
                 for lane in hungry:
                     lane.expect_older()
+                    lane.end_claim(left_some=True)
                 raise
-            for lane in hungry:
-                if lane.bookmark.place(reached.get(lane.name), now()):
-                    lane.backlog = True
             for name, count in Counter(job.vendor for job in claimed).items():
                 self._metrics.claimed_total[name].inc(count)
             paused = [job for job in claimed if job.route in self._ready.paused_routes]
             self._ready.take(job for job in claimed if job.route not in self._ready.paused_routes)
+            for lane in hungry:
+                more = lane.bookmark.place(reached.get(lane.name), now())
+                lane.end_claim(left_some=more)
             if paused:
                 await self._set_aside(paused)
         return any(lane.backlog and lane.room() > 0 for lane in hungry)

@@ -83,6 +83,9 @@ class Lane:
         self.backlog = True
         self.backlog_checked = False  # since the last poll: another node may have added to it
         self.bookmark = Bookmark()
+        self._left_some = True  # the last claim, as far as is known
+        # New jobs that start after what the claim under way finds; None: nothing is to be found.
+        self._behind: list[Job] | None = None
         self.held = 0  # handed off or claimed, and not yet settled or released
         self.waiting = 0
         self.running = 0
@@ -106,6 +109,8 @@ class Lane:
         """Return whether a new job may skip the backlog: there is room and nobody to overtake."""
         if self.backlog or not self._open or self.stalled():
             return False
+        if self._behind is not None and self._left_some:
+            return False  # nor does it start before what the claim under way will leave
         if self.breaker is not None and not self.breaker.closed:
             return self.held == 0  # one to probe with
         if self.held < self.capacity:
@@ -120,6 +125,25 @@ class Lane:
         self.backlog = True
         self.bookmark.lose()
 
+    def begin_claim(self) -> None:
+        """Note that the backlog is being claimed from.
+
+        While claims leave some of it, new jobs go behind the rest. After one that left none, a new
+        job is only held until the next has ended: were it to join the backlog too, a lane to which
+        something comes during each claim would claim for ever.
+        """
+        self._behind = [] if self.backlog else None
+        self.backlog = False  # what is added from here on sets it again
+        self.backlog_checked = True
+
+    def end_claim(self, *, left_some: bool) -> None:
+        """Start what came during the claim; what it found was pushed before."""
+        self._left_some = left_some
+        self.backlog = self.backlog or left_some
+        behind, self._behind = self._behind, None
+        for job in behind or ():
+            self.push(job)
+
     def room(self) -> int:
         """Return how many jobs of the backlog the lane would take now; 0 above low water."""
         if not self._open or self.waiting > self.capacity // 2 or self.stalled():
@@ -133,6 +157,13 @@ class Lane:
         if self.idle_seconds() > LONG_WAIT_SECONDS:
             return True
         return self.limiter is not None and self.limiter.delay() > LONG_WAIT_SECONDS
+
+    def hand_off(self, job: Job) -> None:
+        """Queue the new *job*, which is counted as held already, behind a claim under way."""
+        if self._behind is None:
+            self.push(job)
+        else:
+            self._behind.append(job)
 
     def push(self, job: Job) -> None:
         """Queue *job*, which is counted as held already, and start it as soon as a slot is free."""
@@ -189,6 +220,9 @@ class Lane:
         for queue in self._queues:
             queue.clear()
         self.waiting = 0
+        if self._behind is not None:
+            dropped += self._behind
+            self._behind = []
         for slot in self._in_line:  # for a job that is gone; with a small rate that may be long
             slot.cancel()
         return dropped

@@ -82,12 +82,13 @@ class ReadyQueue:
     def take(self, jobs: Iterable[Job]) -> None:
         """Hold jobs that were claimed, and queue them."""
         for job in jobs:
-            self._hold(job, self.lanes[job.vendor])
-            self.start(job)
+            lane = self.lanes[job.vendor]
+            self._hold(job, lane)
+            lane.push(job)
 
     def start(self, job: Job) -> None:
-        """Queue a held job: it is committed now."""
-        self.lanes[job.vendor].push(job)
+        """Queue a reserved job: it is committed now."""
+        self.lanes[job.vendor].hand_off(job)
 
     def forget(self, job: Job) -> None:
         """Let go of *job*: it is settled, released, or was never committed."""

@@ -1,0 +1,156 @@
+"""A lane is fed in order: what comes while a claim is under way does not overtake what it finds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+from store_samples import NODE, put_node, webhook
+
+from gateway.errors import DatabaseUnavailable
+from gateway.model import Job
+from gateway.queue.acceptance import AcceptanceDesk
+from gateway.queue.feeder import Feeder
+from gateway.queue.lane import Lane
+from gateway.queue.ready import ReadyQueue
+from gateway.store import jobs
+from gateway.store.database import Database
+from gateway.telemetry.metrics import Metrics
+
+CAPACITY = 8
+
+
+class Shop:
+    """One lane of a node, its feeder, its way in; and claims that end when the test says so."""
+
+    def __init__(self, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.executed: list[UUID] = []
+        self.arrived: list[UUID] = []
+        self.held_up = asyncio.Event()  # a claim has been answered, and is kept from its caller
+        self.let_on = asyncio.Event()
+        self.fault: Exception | None = None
+        self.ready = ReadyQueue(inline_body_bytes=1000)
+        self.lane = Lane(
+            "crm",
+            concurrency=1,
+            capacity=CAPACITY,
+            limiter=None,
+            execute=self._execute,
+            spawn=asyncio.ensure_future,
+        )
+        self.ready.lanes["crm"] = self.lane
+        metrics = Metrics(version="test", vendors=["shop", "crm"], routes=["orders"])
+        self.desk = AcceptanceDesk(db, self.ready, node=NODE, metrics=metrics)
+        self.feeder = Feeder(db, self.ready, node=NODE, metrics=metrics)
+        self._claim = jobs.claim
+        monkeypatch.setattr(jobs, "claim", self._claim_slowly)
+
+    async def _execute(self, job: Job) -> None:
+        self.executed.append(job.id)
+        self.ready.forget(job)
+
+    async def _claim_slowly(self, *args: Any, **given: Any) -> list[Job]:
+        claimed = await self._claim(*args, **given)
+        self.held_up.set()
+        await self.let_on.wait()
+        if self.fault is not None:
+            raise self.fault
+        return claimed
+
+    async def arrive(self) -> None:
+        item = webhook(None)
+        self.arrived += [job.id for job in item.jobs]
+        await self.desk.accept(item)
+        await self.rest()
+
+    @asynccontextmanager
+    async def claiming(self) -> AsyncIterator[None]:
+        """Claims, and learns what it has claimed at the end of the block only."""
+        self.held_up.clear()
+        self.let_on.clear()
+        feeding = asyncio.ensure_future(self.feeder._claim())
+        await self.held_up.wait()
+        yield
+        self.let_on.set()
+        await feeding
+        await self.rest()
+
+    async def claim(self, *, meanwhile: int) -> None:
+        async with self.claiming():
+            for _ in range(meanwhile):
+                await self.arrive()
+
+    async def rest(self) -> None:
+        """Let the slots do what they can."""
+        for _ in range(3 * CAPACITY):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def shop(
+    db: Database, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Shop]:
+    await put_node(connection)
+    shop = Shop(db, monkeypatch)
+    committing = asyncio.ensure_future(shop.desk.run())
+    yield shop
+    shop.desk.finish()
+    await committing
+
+
+async def test_what_comes_during_the_first_claim_waits_for_its_turn(shop: Shop) -> None:
+    await shop.arrive()
+    await shop.claim(meanwhile=2)
+    assert shop.executed == shop.arrived[:1], "the others are behind what the claim may have left"
+    await shop.claim(meanwhile=2)
+    assert shop.executed == shop.arrived
+    assert not shop.lane.backlog
+
+
+async def test_nothing_overtakes_a_backlog_of_many_claims(shop: Shop) -> None:
+    for _ in range(3 * CAPACITY):
+        await shop.arrive()
+    assert shop.executed == []
+    claims = 0
+    while shop.lane.backlog:
+        await shop.claim(meanwhile=2)
+        claims += 1
+        assert claims < 20, "a lane to which something comes in each claim leaves its backlog too"
+    assert claims > 3
+    assert shop.executed == shop.arrived
+    await shop.arrive()
+    assert shop.executed == shop.arrived, "with nothing to overtake, it starts at once"
+
+
+async def test_a_look_whether_another_node_left_something_delays_nothing(shop: Shop) -> None:
+    await shop.claim(meanwhile=0)
+    assert not shop.lane.backlog
+    shop.lane.backlog_checked = False
+    async with shop.claiming():
+        await shop.arrive()
+        assert shop.executed == shop.arrived
+
+
+async def test_what_waits_for_a_claim_starts_though_it_fails(shop: Shop) -> None:
+    await shop.claim(meanwhile=0)
+    shop.lane.backlog = True
+    shop.fault = DatabaseUnavailable("cut")
+    with pytest.raises(DatabaseUnavailable):
+        await shop.claim(meanwhile=2)
+    await shop.rest()
+    assert shop.executed == shop.arrived
+    assert shop.lane.backlog
+
+
+async def test_what_waits_for_a_claim_is_dropped_with_the_rest(shop: Shop) -> None:
+    await shop.claim(meanwhile=0)
+    shop.lane.backlog = True
+    async with shop.claiming():
+        await shop.arrive()
+        dropped = shop.lane.drop_waiting()
+    assert [job.id for job in dropped] == shop.arrived
+    assert shop.executed == []
