@@ -13,7 +13,7 @@ from gateway.cli.options import config_option, load_or_exit
 from gateway.cli.output import complain, print_json, print_table
 from gateway.cli.session import ask
 from gateway.store.acts import list_acts
-from gateway.store.operators import MAX_LIMIT
+from gateway.store.listing import MAX_LIMIT
 from gateway.store.records import ActFilter
 
 

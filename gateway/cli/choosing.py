@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from gateway.store.operators import parse_moment
+from gateway.store.cursors import parse_moment
 from gateway.store.records import Count
 from gateway.texts import storable
 

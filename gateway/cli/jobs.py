@@ -39,7 +39,7 @@ from gateway.config.model import Config
 from gateway.config.values import duration_seconds
 from gateway.errors import NotFound, Refused
 from gateway.model import JobState
-from gateway.store import operators, replays, steering
+from gateway.store import cursors, listing, operators, replays, steering
 from gateway.store.database import Database
 from gateway.store.records import (
     AttemptRecord,
@@ -60,7 +60,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON doc
 
 def _time(_ctx: click.Context, _param: click.Parameter, value: str | None) -> datetime | None:
     try:
-        return None if value is None else operators.parse_time(value)
+        return None if value is None else cursors.parse_time(value)
     except ValueError as error:
         raise click.BadParameter(f"{value!r}: {error}") from None
 
@@ -86,8 +86,8 @@ def list_command(config_path: Path, *, limit: int, as_json: bool, **filters: Any
     async def collect(db: Database) -> bool:
         left, cursor = limit, None
         while left:
-            page: Page = await operators.list_jobs(
-                db, JobFilter(**filters), limit=min(left, operators.MAX_LIMIT), cursor=cursor
+            page: Page = await listing.list_jobs(
+                db, JobFilter(**filters), limit=min(left, listing.MAX_LIMIT), cursor=cursor
             )
             if as_json:
                 for job in page.jobs:

@@ -6,8 +6,9 @@ from uuid import UUID
 
 import msgspec
 
+from gateway.store.cursors import decode_cursor, encode_cursor, first_id
 from gateway.store.database import Database
-from gateway.store.operators import SEARCH_SECONDS, decode_cursor, encode_cursor, first_id
+from gateway.store.listing import SEARCH_SECONDS
 from gateway.store.records import ActFilter, ActPage, ActRecord
 from gateway.store.sql import query
 

@@ -18,7 +18,8 @@ from gateway.config.values import rate_text
 from gateway.errors import NotFound, Refused, TooWide
 from gateway.model import FINAL_STATES
 from gateway.store.database import Database
-from gateway.store.operators import COUNT_LIMIT, SEARCH_SECONDS
+from gateway.store.listing import SEARCH_SECONDS
+from gateway.store.operators import COUNT_LIMIT
 from gateway.store.records import (
     Count,
     DeadGroup,

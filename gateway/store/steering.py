@@ -17,8 +17,10 @@ import msgspec
 
 from gateway.errors import NotFound, Refused
 from gateway.model import Event, Job, JobState, NewJob
+from gateway.store.cursors import first_id
 from gateway.store.database import Database
-from gateway.store.operators import COUNT_LIMIT, SEARCH_SECONDS, first_id, words
+from gateway.store.listing import SEARCH_SECONDS
+from gateway.store.operators import COUNT_LIMIT, words
 from gateway.store.records import (
     Cancelled,
     Count,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from gateway.errors import DatabaseUnavailable, NotMigrated, TooWide
-from gateway.store import operators, replays, steering
+from gateway.store import listing, operators, replays, steering
 from gateway.store.acts import list_acts
 from gateway.telemetry.metrics import CONTENT_TYPE
 from gateway.web.access import RETRY_AFTER_SECONDS, error_json, guarded, json
@@ -121,7 +121,7 @@ class Admin:
         """Answer one page of jobs, newest first."""
         wanted, limit, cursor = read_listing(request.query, now=datetime.now(UTC))
         async with self._question():
-            page = await operators.list_jobs(self._deps.db, wanted, limit=limit, cursor=cursor)
+            page = await listing.list_jobs(self._deps.db, wanted, limit=limit, cursor=cursor)
         return json(page)
 
     async def show_job(self, request: web.Request) -> web.Response:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from gateway.model import JobState
-from gateway.store.operators import MAX_LIMIT
+from gateway.store.listing import MAX_LIMIT
 from gateway.store.records import (
     ActPage,
     DeadGroups,

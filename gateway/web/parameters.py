@@ -16,7 +16,8 @@ from gateway.config.values import duration_seconds
 from gateway.config.values import rate as parse_rate
 from gateway.errors import GatewayError
 from gateway.model import FINAL_STATES, JobState
-from gateway.store.operators import MAX_LIMIT, decode_cursor, parse_moment, parse_time
+from gateway.store.cursors import decode_cursor, parse_moment, parse_time
+from gateway.store.listing import MAX_LIMIT
 from gateway.store.records import ActFilter, JobFilter, ManyFilter, Selection
 from gateway.store.replays import check_rate
 from gateway.store.steering import WAITING_STATES

@@ -95,7 +95,7 @@ def test_jobs_are_listed_as_a_table_and_as_json(operator: Operator) -> None:
 def test_a_limit_above_a_page_is_reached_and_said_to_be_one(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.store.operators.MAX_LIMIT", 2)
+    monkeypatch.setattr("gateway.store.listing.MAX_LIMIT", 2)
     ids = [operator.add_job() for _ in range(6)]
     code, out, err = operator.run("jobs", "list", "--limit", "5", "--json")
     assert [json.loads(line)["id"] for line in out.splitlines()] == ids[:0:-1]

@@ -13,9 +13,9 @@ import pytest
 
 from gateway.errors import NotFound, Refused, TooWide
 from gateway.model import JobState
-from gateway.store import operators, upkeep
+from gateway.store import cursors, listing, operators, upkeep
+from gateway.store.cursors import first_id
 from gateway.store.database import _SETTINGS, _SORTING, Database
-from gateway.store.operators import first_id
 from gateway.store.records import JobFilter, Page
 from gateway.store.sql import query
 
@@ -138,7 +138,7 @@ async def test_pages_hold_every_job_once_newest_first(db: Database, connection: 
     seen: list[UUID] = []
     cursor = None
     for _ in range(20):
-        page = await operators.list_jobs(db, JobFilter(), limit=2, cursor=cursor)
+        page = await listing.list_jobs(db, JobFilter(), limit=2, cursor=cursor)
         assert len(page.jobs) <= 2
         seen += ids(page)
         cursor = page.cursor
@@ -159,7 +159,7 @@ async def test_every_filter_leaves_only_what_it_names(db: Database, connection: 
         connection, event_id=event_id, vendor="erp", route="stock", at=NOW - timedelta(hours=3)
     )
     for state in JobState:
-        page = await operators.list_jobs(db, JobFilter(state=state))
+        page = await listing.list_jobs(db, JobFilter(state=state))
         assert {job.state for job in page.jobs} == {state}
         assert len(page.jobs) == (2 if state == "available" else 1)
     for wanted in (
@@ -171,7 +171,7 @@ async def test_every_filter_leaves_only_what_it_names(db: Database, connection: 
         JobFilter(since=NOW - timedelta(hours=4), until=NOW - timedelta(hours=2)),
         JobFilter(state=JobState.AVAILABLE, vendor="erp", event_id=event_id, route="stock"),
     ):
-        page = await operators.list_jobs(db, wanted)
+        page = await listing.list_jobs(db, wanted)
         assert ids(page) == [mine], wanted
         assert page.cursor is None
     for wanted in (
@@ -181,7 +181,7 @@ async def test_every_filter_leaves_only_what_it_names(db: Database, connection: 
         JobFilter(event_id=event_id, state=JobState.DEAD),
         JobFilter(event_id=event_id, since=NOW - timedelta(hours=2)),
     ):
-        assert ids(await operators.list_jobs(db, wanted)) == [], wanted
+        assert ids(await listing.list_jobs(db, wanted)) == [], wanted
 
 
 async def test_a_correlation_id_finds_jobs_with_and_without_an_event(
@@ -195,22 +195,22 @@ async def test_a_correlation_id_finds_jobs_with_and_without_an_event(
     # A caller may name its correlation id after an event that is another's.
     borrowed = await add_job(connection, event_id=given, correlation_id=str(own))
 
-    found = await operators.list_jobs(db, JobFilter(correlation_id="order-7"))
+    found = await listing.list_jobs(db, JobFilter(correlation_id="order-7"))
     assert set(ids(found)) == {with_event, without_event}
-    found = await operators.list_jobs(db, JobFilter(correlation_id=str(own)))
+    found = await listing.list_jobs(db, JobFilter(correlation_id=str(own)))
     assert set(ids(found)) == {usual, borrowed}
 
 
 async def test_more_related_jobs_than_one_batch_are_all_found(
     db: Database, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operators, "_RELATED_IDS", 2)
+    monkeypatch.setattr(listing, "_RELATED_IDS", 2)
     event_id = await add_event(connection)
     added = [
         await add_job(connection, event_id=event_id, at=NOW - timedelta(minutes=minutes))
         for minutes in range(5)
     ]
-    page = await operators.list_jobs(db, JobFilter(event_id=event_id, state=JobState.AVAILABLE))
+    page = await listing.list_jobs(db, JobFilter(event_id=event_id, state=JobState.AVAILABLE))
     assert ids(page) == added
     assert page.cursor is None
 
@@ -224,12 +224,12 @@ async def test_a_search_out_of_time_goes_on_at_its_cursor(
         )
     old = await add_job(connection, at=NOW - timedelta(days=DAYS - 1), route="rare")
     clock = iter(range(1000))
-    monkeypatch.setattr(operators, "monotonic", lambda: next(clock) * 100.0)
-    page = await operators.list_jobs(db, JobFilter(route="rare"))
+    monkeypatch.setattr(listing, "monotonic", lambda: next(clock) * 100.0)
+    page = await listing.list_jobs(db, JobFilter(route="rare"))
     assert page.jobs == []
     pages = 1
     while page.cursor is not None:
-        page = await operators.list_jobs(db, JobFilter(route="rare"), cursor=page.cursor)
+        page = await listing.list_jobs(db, JobFilter(route="rare"), cursor=page.cursor)
         pages += 1
         if page.jobs:
             break
@@ -254,23 +254,23 @@ async def test_a_search_passes_over_sealed_days_that_hold_nothing_of_it(
         for days_ago in (2, 3, 4, 5, 30)  # the last: no partition of its own
     }
     looked_at: list[UUID] = []
-    look = operators._Search._look
+    look = listing._Search._look
 
     async def told(self: Any, connection: Any, low: UUID, high: UUID, **given: Any) -> None:
         looked_at.append(low)
         await look(self, connection, low, high, **given)
 
-    monkeypatch.setattr(operators._Search, "_look", told)
+    monkeypatch.setattr(listing._Search, "_look", told)
 
     async def search(**wanted: Any) -> list[UUID]:
         looked_at.clear()
-        return ids(await operators.list_jobs(db, JobFilter(**wanted)))
+        return ids(await listing.list_jobs(db, JobFilter(**wanted)))
 
     assert await search(route="rare") == [added[4], added[30]]
     assert len(looked_at) == 7  # six days and what is before them
     await upkeep.seal_finished_days(db)
     assert await search(route="rare") == [added[4], added[30]]
-    began = [operators.first_id(MIDNIGHT - timedelta(days=days_ago)) for days_ago in (0, 1, 4)]
+    began = [first_id(MIDNIGHT - timedelta(days=days_ago)) for days_ago in (0, 1, 4)]
     assert looked_at == [*began, UUID(int=0)]
     assert await search(route="rare", state=JobState.COMPLETED) == [added[30]]
     assert looked_at == [*began[:2], UUID(int=0)]
@@ -281,6 +281,35 @@ async def test_a_search_passes_over_sealed_days_that_hold_nothing_of_it(
     await connection.execute("DELETE FROM gateway.sealed_days")
     await search(route="none")
     assert len(looked_at) == 7
+
+
+async def test_a_day_that_is_too_much_for_one_statement_is_read_in_parts(
+    db: Database, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = [await add_job(connection, at=NOW - timedelta(minutes=n)) for n in range(1, 301)]
+    look, cut = listing._Search._look, []
+
+    async def laboriously(self: Any, on: Any, low: UUID, high: UUID, **given: Any) -> None:
+        among = "FROM gateway.jobs WHERE id >= $1 AND id < $2"
+        try:
+            await on.fetch(f"SELECT pg_sleep(count(*) * 0.005) {among}", low, high)
+        except asyncpg.QueryCanceledError:
+            cut.append((low, high))
+            raise
+        await look(self, on, low, high, **given)
+
+    monkeypatch.setattr(listing._Search, "_look", laboriously)
+    monkeypatch.setattr(listing, "PART_SECONDS", 0.2)  # 40 jobs, of 300
+    found, cursor = [], None
+    while True:
+        page = await listing.list_jobs(db, JobFilter(route="orders"), limit=1000, cursor=cursor)
+        found += ids(page)
+        cursor = page.cursor
+        if cursor is None:
+            break
+    assert found == added
+    assert cut
+    assert db.up
 
 
 async def test_a_question_that_takes_too_long_leaves_the_database_up(db: Database) -> None:
@@ -299,7 +328,7 @@ async def test_reading_cannot_write(db: Database) -> None:
 @pytest.mark.parametrize("cursor", ["", "x", "é", "A" * 22 + "=", "A" * 21 + "B", "A" * 23, "%"])
 def test_a_forged_cursor_is_refused(cursor: str) -> None:
     with pytest.raises(ValueError, match="not the cursor"):
-        operators.decode_cursor(cursor)
+        cursors.decode_cursor(cursor)
 
 
 @pytest.mark.parametrize(
@@ -313,18 +342,18 @@ def test_a_forged_cursor_is_refused(cursor: str) -> None:
     ],
 )
 def test_a_moment_is_a_time_or_so_long_ago(text: str, moment: datetime) -> None:
-    assert operators.parse_moment(text, now=NOW) == moment
+    assert cursors.parse_moment(text, now=NOW) == moment
 
 
 @pytest.mark.parametrize("text", ["", "2", "-2h", "yesterday", "2026-13-01", "0001-01-01T00+14:00"])
 def test_no_moment_is_told_what_to_write(text: str) -> None:
     with pytest.raises(ValueError, match="write a time"):
-        operators.parse_moment(text, now=NOW)
+        cursors.parse_moment(text, now=NOW)
 
 
 def test_a_cursor_names_its_position() -> None:
     position = uuid4()
-    assert operators.decode_cursor(operators.encode_cursor(position)) == position
+    assert cursors.decode_cursor(cursors.encode_cursor(position)) == position
 
 
 # Plans ------------------------------------------------------------------------------------------
@@ -378,7 +407,7 @@ async def test_no_question_reads_a_table_from_end_to_end(
     state = JobState(arguments["state"]) if "state" in arguments else None
     event_id = UUID(int=1) if "ids" in arguments else None
     wanted = JobFilter(state=state, event_id=event_id)
-    planner = _SORTING | (operators.paging(wanted) if name == "list" else {})
+    planner = _SORTING | (listing.paging(wanted) if name == "list" else {})
     for setting, to in planner.items():
         await history.execute(f"SET {setting} = {to}")
     plan = await plan_of(history, "list_jobs" if name == "list" else name, values)
@@ -417,7 +446,7 @@ async def test_a_day_is_read_from_its_end_whatever_its_statistics_say(
     )
     bounds = first_id(MIDNIGHT), UUID(int=(1 << 128) - 1)
     state = JobState(wanted[0]) if wanted[0] else None
-    async with db.reading(seconds=5, planner=operators.paging(JobFilter(state=state))) as reading:
+    async with db.reading(seconds=5, planner=listing.paging(JobFilter(state=state))) as reading:
         plan = await plan_of(reading, "list_jobs", (*wanted, None, None, None, *bounds, 51))
     kinds = {node["Node Type"] for node in walk(plan)}
     assert kinds <= {"Limit", "Append", "Merge Append", "Index Scan"}, kinds

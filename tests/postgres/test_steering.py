@@ -14,6 +14,7 @@ from store_samples import NODE, ZERO, held_job, new_event, new_job, put_job, put
 from gateway.errors import NotFound, Refused, TooWide
 from gateway.model import Job, JobState
 from gateway.store import jobs, operators, steering
+from gateway.store.cursors import first_id
 from gateway.store.database import Database
 from gateway.store.events import Acceptance, accept
 from gateway.store.records import Cancelled, Count, ManyFilter
@@ -309,7 +310,7 @@ async def test_only_jobs_that_wait_can_be_cancelled_by_filter(db: Database) -> N
 
 
 def _later() -> UUID:
-    return UUID(int=operators.first_id(datetime.now(UTC) + timedelta(hours=1)).int | 7 << 76)
+    return UUID(int=first_id(datetime.now(UTC) + timedelta(hours=1)).int | 7 << 76)
 
 
 # Held keys --------------------------------------------------------------------------------------

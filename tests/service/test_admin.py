@@ -355,7 +355,7 @@ async def test_too_many_questions_at_once_are_refused(
         await answered.wait()
         return {}
 
-    monkeypatch.setattr("gateway.web.admin.operators.list_jobs", slow)
+    monkeypatch.setattr("gateway.web.admin.listing.list_jobs", slow)
     monkeypatch.setattr("gateway.web.admin.ASKING_OR_WAITING", 1)
     first = asyncio.create_task(client.get(f"{API}/jobs"))
     await asked.wait()
@@ -373,7 +373,7 @@ async def test_a_fault_of_ours_is_500_and_tells_nothing(
     async def broken(*_: object, **__: object) -> None:
         raise RuntimeError("password=hunter2")
 
-    monkeypatch.setattr("gateway.web.admin.operators.list_jobs", broken)
+    monkeypatch.setattr("gateway.web.admin.listing.list_jobs", broken)
     assert "hunter2" not in await error_of(await client.get(f"{API}/jobs"), 500)
 
 
