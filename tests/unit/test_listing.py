@@ -22,6 +22,10 @@ from gateway.store.records import JobFilter
 LOWEST, BEYOND = UUID(int=0), UUID(int=(1 << 128) - 1)
 
 
+def midnight() -> datetime:
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
 class History:
     """A database without jobs, of which a statement can read *budget* in its time."""
 
@@ -31,6 +35,7 @@ class History:
         self.parts: list[tuple[UUID, UUID]] = []
         self.refused = 0
         self.seconds = 0.0  # what it has taken
+        self.seconds_of_luck = float("inf")  # then it can read next to nothing
 
     @asynccontextmanager
     async def reading(self, *, seconds: float, planner: object) -> AsyncIterator[History]:
@@ -42,7 +47,9 @@ class History:
             return []  # which days there are
         low, high = args[5], args[6]
         newest = first_id(datetime.now(UTC) + timedelta(minutes=1))
-        begin = first_id(datetime.now(UTC) - timedelta(days=self._days))  # nothing is older
+        begin = first_id(midnight() - timedelta(days=self._days))  # nothing is older
+        if self.seconds > self.seconds_of_luck:
+            self._budget = 1.0
         share = (min(high, newest).int - max(low, begin).int) / self._budget
         self.seconds += min(max(0.001, share), 1.0) * self._patience
         if share > 1.0:
@@ -86,11 +93,20 @@ async def test_whatever_a_statement_can_read_the_pages_cover_the_whole_history(
 
 async def test_parts_grow_again_where_they_are_quick() -> None:
     history = History(timedelta(hours=12), days=1)
-    wanted = JobFilter(since=datetime.now(UTC) - timedelta(days=30), route="rare")
+    wanted = JobFilter(since=midnight() - timedelta(days=30), until=midnight(), route="rare")
     page = await search(history, wanted)
     assert page.cursor is None
     assert history.refused == 2
     assert len(history.parts) < 20  # in parts of the first size it would be over 200
+
+
+async def test_no_part_is_tried_when_the_time_is_up() -> None:
+    history = History(timedelta(hours=12))
+    wanted = JobFilter(since=midnight() - timedelta(days=30), until=midnight(), route="rare")
+    history.seconds_of_luck = 4.0
+    page = await search(history, wanted)
+    assert page.cursor is not None
+    assert history.seconds <= listing.SEARCH_SECONDS + listing.PART_SECONDS
 
 
 async def test_when_not_even_a_second_of_the_history_can_be_read_it_is_told() -> None:
@@ -98,6 +114,7 @@ async def test_when_not_even_a_second_of_the_history_can_be_read_it_is_told() ->
     with pytest.raises(TooWide):
         await search(history, JobFilter(route="rare"))
     assert history.refused < 8
+    assert history.seconds <= listing.SEARCH_SECONDS + listing.PART_SECONDS
 
 
 @pytest.mark.parametrize("wanted", [{"correlation_id": "order-7"}, {"event_id": UUID(int=7)}])
@@ -105,6 +122,7 @@ async def test_what_has_an_index_over_all_days_has_the_whole_time(wanted: dict[s
     class Slow(History):
         async def fetch(self, query: str, *args: Any) -> list[Any]:
             self.refused += 1
+            self.seconds += self._patience
             raise TooWide("no answer")
 
     history = Slow(timedelta(0))
