@@ -66,11 +66,7 @@ def paging(wanted: JobFilter) -> dict[str, str]:
     that it would collect and sort them all. That is right only for what has an index in another
     order: jobs that wait, and those of an event or of a correlation id.
     """
-    collected = (
-        wanted.state in (JobState.AVAILABLE, JobState.SCHEDULED)
-        or wanted.event_id is not None
-        or wanted.correlation_id is not None
-    )
+    collected = wanted.state in (JobState.AVAILABLE, JobState.SCHEDULED) or _is_related(wanted)
     return {"enable_bitmapscan": "off", "enable_sort": "on" if collected else "off"}
 
 
@@ -82,8 +78,7 @@ class _Search:
 
     def __init__(self, wanted: JobFilter, *, limit: int, cursor: str | None) -> None:
         self._wanted = wanted
-        # What belongs to one event or correlation id has an index of its own, for all days.
-        self.related = wanted.event_id is not None or wanted.correlation_id is not None
+        self.related = _is_related(wanted)
         self._limit = limit
         self._since = first_id(wanted.since) if wanted.since else _LOWEST
         self.reached = first_id(wanted.until) if wanted.until else _BEYOND
@@ -147,8 +142,9 @@ class _Search:
         """Look from *high* down to *low*, in larger parts again as long as they are quick."""
         newest = first_id(datetime.now(UTC) + timedelta(minutes=1))  # nothing much is above it
         while True:
-            part = UUID(int=max(low.int, min(high, newest).int - self._step))
-            self._span = min(high, newest).int - part.int
+            top = min(high, newest).int
+            part = UUID(int=max(low.int, top - self._step))
+            self._span = top - part.int
             began = monotonic()
             await self._look(connection, part, high, ids=None)
             self.reached = high = part
@@ -215,6 +211,11 @@ class _Search:
 
     def _enough(self) -> bool:
         return len(self._found) > self._limit or monotonic() > self._deadline
+
+
+def _is_related(wanted: JobFilter) -> bool:
+    """Return whether jobs of one event or correlation id are wanted, which have an index."""
+    return wanted.event_id is not None or wanted.correlation_id is not None
 
 
 def _first_id_of(day: date) -> UUID:
