@@ -27,7 +27,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 FIGURES = DOCS / "benchmarks"
 IDLE_CPU_SHARE = 0.01
 IDLE_STATEMENTS = 5.0
-ALONE = ("year", "processes", "overload")  # measurements with a file of their own
+FILES = ("year", "processes", "overload")  # of measurements that run alone
 
 _NAMED = (
     "graphile-worker", "pg-boss", "pgqueuer", "procrastinate", "bullmq", "celery", "express",
@@ -61,7 +61,7 @@ def kept() -> tuple[peers.Report, Profile, dict[str, Alone]]:
     profile = msgspec.json.decode((FIGURES / "profile.json").read_bytes(), type=Profile)
     alone = {
         name: msgspec.json.decode((FIGURES / f"{name}.json").read_bytes(), type=Alone)
-        for name in ALONE
+        for name in FILES
     }
     return report, profile, alone
 
@@ -80,7 +80,7 @@ def take_over(found: Alone) -> None:
     """Keep each measurement in a file of its own, without the overload's single seconds."""
     for measured in found.overload:
         measured.phases = []
-    for name in ALONE:
+    for name in FILES:
         if measured := getattr(found, name):
             one = Alone(started_at=found.started_at, machine=found.machine, **{name: measured})
             text = msgspec.json.format(msgspec.json.encode(one), indent=2)

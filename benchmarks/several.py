@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.measure import Options, delivery, intake
+from benchmarks.report import spread
 from benchmarks.subjects import (
     StubControl,
     Subject,
@@ -106,7 +107,6 @@ def table(found: list[Processes]) -> tuple[list[str], list[list[str]]]:
         one = statistics.median(getattr(p, what) for p in found if p.count == 1)
         for count in COUNTS:
             values = [getattr(p, what) for p in found if p.count == count]
-            middle = statistics.median(values)
-            rate = f"{middle:,.0f} ({min(values):,.0f}-{max(values):,.0f})"
-            rows.append([what, str(count), rate, f"{middle / one:.0%}"])
+            share = statistics.median(values) / one
+            rows.append([what, str(count), spread(values, ",.0f"), f"{share:.0%}"])
     return ["", "processes", "per second", "of one"], rows

@@ -25,6 +25,7 @@ import msgspec
 from benchmarks import wire
 from benchmarks.load import LoadSpec
 from benchmarks.measure import Options, intake
+from benchmarks.report import spread
 from benchmarks.subjects import (
     SECRET,
     BenchmarkError,
@@ -422,13 +423,13 @@ def table(year: Year) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows: medians with (lowest-highest)."""
     subjects = (year.fresh, year.filled, year.held)
     rows = [
-        [f"{what}, per second", *(_spread([getattr(f, what) for f in s], ",.0f") for s in subjects)]
+        [f"{what}, per second", *(spread([getattr(f, what) for f in s], ",.0f") for s in subjects)]
         for what in ("intake", "drain")
     ]
     rows += [
         [
             f"jobs list {query}, ms",
-            *(_spread([f.list_ms[query] for f in s], ".1f") for s in subjects),
+            *(spread([f.list_ms[query] for f in s], ".1f") for s in subjects),
         ]
         for query in year.fresh[0].list_ms
     ]
@@ -437,12 +438,6 @@ def table(year: Year) -> tuple[list[str], list[list[str]]]:
 
 def _median(rounds: list[Figures], what: str) -> float:
     return statistics.median(getattr(f, what) for f in rounds)
-
-
-def _spread(values: list[float], form: str) -> str:
-    if not values:
-        return "-"
-    return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
 
 
 def _say(text: str) -> None:

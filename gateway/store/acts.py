@@ -7,8 +7,7 @@ from uuid import UUID
 import msgspec
 
 from gateway.store.cursors import decode_cursor, encode_cursor, first_id
-from gateway.store.database import Database
-from gateway.store.listing import SEARCH_SECONDS
+from gateway.store.database import SEARCH_SECONDS, Database
 from gateway.store.records import ActFilter, ActPage, ActRecord
 from gateway.store.sql import query
 

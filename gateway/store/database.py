@@ -17,6 +17,9 @@ from gateway.store.sql import query
 # connection we gave up on cannot commit much later.
 STATEMENT_SECONDS = 15.0
 
+# What an operator asks for, in seconds: of one statement, and before a search begins another.
+SEARCH_SECONDS = 5.0
+
 _COMMON_SETTINGS = {
     "application_name": "integration-gateway",
     "jit": "off",

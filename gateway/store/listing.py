@@ -18,12 +18,11 @@ from uuid import UUID
 from gateway.errors import TooWide
 from gateway.model import JobState
 from gateway.store.cursors import decode_cursor, encode_cursor, first_id
-from gateway.store.database import Database
+from gateway.store.database import SEARCH_SECONDS, Database
 from gateway.store.records import JobFilter, JobRecord, Page
 from gateway.store.sql import query
 
 MAX_LIMIT = 1000
-SEARCH_SECONDS = 5.0  # for one statement, and before another is begun
 PART_SECONDS = 1.0  # for one statement that can be made smaller: it is tried again with a part
 
 _PARTS = 16  # of what was too much

@@ -17,8 +17,8 @@ from gateway.errors import NotFound, Refused
 from gateway.model import JobState
 from gateway.store import migrations
 from gateway.store.cursors import first_id
-from gateway.store.database import Database
-from gateway.store.listing import MAX_LIMIT, SEARCH_SECONDS, list_jobs
+from gateway.store.database import SEARCH_SECONDS, Database
+from gateway.store.listing import MAX_LIMIT, list_jobs
 from gateway.store.records import (
     AttemptRecord,
     EventDetail,

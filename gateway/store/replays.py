@@ -17,8 +17,7 @@ from gateway.config.model import Rate
 from gateway.config.values import rate_text
 from gateway.errors import NotFound, Refused, TooWide
 from gateway.model import FINAL_STATES
-from gateway.store.database import Database
-from gateway.store.listing import SEARCH_SECONDS
+from gateway.store.database import SEARCH_SECONDS, Database
 from gateway.store.operators import COUNT_LIMIT
 from gateway.store.records import (
     Count,

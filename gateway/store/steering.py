@@ -18,8 +18,7 @@ import msgspec
 from gateway.errors import NotFound, Refused
 from gateway.model import Event, Job, JobState, NewJob
 from gateway.store.cursors import first_id
-from gateway.store.database import Database
-from gateway.store.listing import SEARCH_SECONDS
+from gateway.store.database import SEARCH_SECONDS, Database
 from gateway.store.operators import COUNT_LIMIT, words
 from gateway.store.records import (
     Cancelled,

@@ -153,13 +153,15 @@ def test_what_runs_alone_is_published_with_its_plots_and_targets() -> None:
         gib=1.0,
         fill_seconds=1.0,
         held_seconds=1800.0,
-        fresh=[figures(100.0)],
-        filled=[figures(90.0)],
+        fresh=[figures(80.0), figures(120.0)],
+        filled=[figures(85.0), figures(95.0)],
         held=[figures(50.0)],
         dead_rows=5,
     )
     processes = [
-        Processes(count=count, intake=100.0 * count, delivered=10.0) for count in (1, 2, 4)
+        Processes(count=count, intake=rate * count, delivered=10.0)
+        for rate in (90.0, 110.0)
+        for count in (1, 2, 4)
     ]
     common: Any = {"started_at": 0.0, "machine": {"cpus": 2}}
     found = {
@@ -167,10 +169,8 @@ def test_what_runs_alone_is_published_with_its_plots_and_targets() -> None:
         "processes": Alone(processes=processes, **common),
     }
     assert [target.met for target in targets(year)] == [True] * 3 + [False] * 3
-    assert "| intake, per second | 100 (100-100) | 90 (90-90) | 50 (50-50) |" in _alone(
-        found["year"]
-    )
-    assert "| intake | 4 | 400 (400-400) | 400% |" in _alone(found["processes"])
+    assert "| intake, per second | 100 (80-120) | 90 (85-95) | 50 |" in _alone(found["year"])
+    assert "| intake | 4 | 400 (360-440) | 400% |" in _alone(found["processes"])
     for drawing in draw_alone(found).values():
         assert ElementTree.fromstring(drawing).tag.endswith("svg")  # noqa: S314  # our own
     assert Target("a", 2.0, 1.0, at_most=True).bound == "≤ 1.00"

@@ -16,7 +16,7 @@ from gateway.errors import TooWide
 from gateway.model import JobState
 from gateway.store import listing
 from gateway.store.cursors import first_id
-from gateway.store.database import Database
+from gateway.store.database import SEARCH_SECONDS, Database
 from gateway.store.records import JobFilter
 
 LOWEST, BEYOND = UUID(int=0), UUID(int=(1 << 128) - 1)
@@ -27,15 +27,19 @@ def midnight() -> datetime:
 
 
 class History:
-    """A database without jobs, of which a statement can read *budget* in its time."""
+    """A database without jobs, of which a statement can read *budget* in its time; after
+    *seconds_of_luck* next to nothing.
+    """
 
-    def __init__(self, budget: timedelta, *, days: int = 365) -> None:
+    def __init__(
+        self, budget: timedelta, *, days: int = 365, seconds_of_luck: float = float("inf")
+    ) -> None:
         self._days = days
         self._budget = budget / timedelta(milliseconds=1) * (1 << 80)
         self.parts: list[tuple[UUID, UUID]] = []
         self.refused = 0
         self.seconds = 0.0  # what it has taken
-        self.seconds_of_luck = float("inf")  # then it can read next to nothing
+        self._seconds_of_luck = seconds_of_luck
 
     @asynccontextmanager
     async def reading(self, *, seconds: float, planner: object) -> AsyncIterator[History]:
@@ -48,7 +52,7 @@ class History:
         low, high = args[5], args[6]
         newest = first_id(datetime.now(UTC) + timedelta(minutes=1))
         begin = first_id(midnight() - timedelta(days=self._days))  # nothing is older
-        if self.seconds > self.seconds_of_luck:
+        if self.seconds > self._seconds_of_luck:
             self._budget = 1.0
         share = (min(high, newest).int - max(low, begin).int) / self._budget
         self.seconds += min(max(0.001, share), 1.0) * self._patience
@@ -80,7 +84,7 @@ async def test_whatever_a_statement_can_read_the_pages_cover_the_whole_history(
     while True:
         before = history.seconds
         page = await search(history, wanted, cursor)
-        assert history.seconds - before < listing.SEARCH_SECONDS + listing.PART_SECONDS + 0.1
+        assert history.seconds - before < SEARCH_SECONDS + listing.PART_SECONDS + 0.1
         pages, cursor = pages + 1, page.cursor
         if cursor is None:
             break
@@ -101,12 +105,11 @@ async def test_parts_grow_again_where_they_are_quick() -> None:
 
 
 async def test_no_part_is_tried_when_the_time_is_up() -> None:
-    history = History(timedelta(hours=12))
+    history = History(timedelta(hours=12), seconds_of_luck=4.0)
     wanted = JobFilter(since=midnight() - timedelta(days=30), until=midnight(), route="rare")
-    history.seconds_of_luck = 4.0
     page = await search(history, wanted)
     assert page.cursor is not None
-    assert history.seconds <= listing.SEARCH_SECONDS + listing.PART_SECONDS
+    assert history.seconds <= SEARCH_SECONDS + listing.PART_SECONDS
 
 
 async def test_when_not_even_a_second_of_the_history_can_be_read_it_is_told() -> None:
@@ -114,7 +117,7 @@ async def test_when_not_even_a_second_of_the_history_can_be_read_it_is_told() ->
     with pytest.raises(TooWide):
         await search(history, JobFilter(route="rare"))
     assert history.refused < 8
-    assert history.seconds <= listing.SEARCH_SECONDS + listing.PART_SECONDS
+    assert history.seconds <= SEARCH_SECONDS + listing.PART_SECONDS
 
 
 @pytest.mark.parametrize("wanted", [{"correlation_id": "order-7"}, {"event_id": UUID(int=7)}])
@@ -129,4 +132,4 @@ async def test_what_has_an_index_over_all_days_has_the_whole_time(wanted: dict[s
     with pytest.raises(TooWide):
         await search(history, JobFilter(state=JobState.DEAD, **wanted))
     assert history.refused == 1
-    assert history._patience == listing.SEARCH_SECONDS
+    assert history._patience == SEARCH_SECONDS
