@@ -93,7 +93,7 @@ allow_private = true
 name = "later"
 from = "scheduled"
 call = "POST stub:/events"
-delay = "1h"
+delay = "1d"
 
 [[routes]]
 name = "pass-on"

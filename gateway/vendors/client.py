@@ -183,9 +183,7 @@ class VendorClient:
             limit=self.api.max_reply_bytes,
         )
         return reply_of(
-            answer.head,
-            answer.body,
-            body_complete=answer.body_complete,
+            answer,
             duration_seconds=time.perf_counter() - started,
             now=self._now,
             quota=self.api.quota,
@@ -292,7 +290,7 @@ class VendorClient:
                     empty=False,
                     limit=_MAX_GRANT_BYTES,
                 )
-            return answer.head.code, answer.body
+            return answer.status, answer.body
         except _FAILURES as error:
             raise _failure(error, seconds, str(endpoint.origin())) from error
 

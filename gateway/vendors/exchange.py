@@ -1,8 +1,9 @@
 """One exchange with a vendor: a request goes out in one piece, and its answer comes in.
 
 Of aiohttp this uses what does the hard part: the connector (pool, DNS, TLS, happy eyeballs,
-proxies) and the protocol with its parser. What ``ClientSession`` puts on top, cookies, redirects,
-tracing, a timer and a task for each request, is not needed here and costs more than all the rest.
+proxies) and the protocol with its parser, for answers that are not plain or come in pieces. What
+``ClientSession`` puts on top, cookies, redirects, tracing, a timer and a task for each request, is
+not needed here and costs more than all the rest.
 
 One exchange is one request, ever: what may have been written is never written again. The queue
 repeats, and counts.
@@ -12,25 +13,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import aiohttp
 import msgspec
 from multidict import CIMultiDict
 from yarl import URL
 
+from gateway import whole
 from gateway.vendors.auth import basic
 from gateway.vendors.calls import CallFailed
+from gateway.vendors.connector import Answering, Connector
 from gateway.vendors.guard import host_refusal, socket_factory
 from gateway.vendors.head import HeaderLines, header_line
-from gateway.vendors.replies import read_body
+from gateway.vendors.replies import Answer, bounded, headers_of, read_body
 
 if TYPE_CHECKING:
     import ssl
 
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
-    from aiohttp.http import RawResponseMessage
 
     from gateway.config.model import Api
     from gateway.vendors.limits import StrictLimiter
@@ -48,14 +50,6 @@ class Origin(msgspec.Struct, frozen=True):
     opening: aiohttp.ClientRequest  # never sent: the connector opens connections for it
     lines: HeaderLines
     prefix: str = ""  # of the target: a proxy is asked for the whole URL
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """What came back: the head, and what was read of the body."""
-
-    head: RawResponseMessage
-    body: bytes
-    body_complete: bool
 
 
 class Wire:
@@ -77,7 +71,7 @@ class Wire:
         self._user_agent = user_agent
         self._limiter = limiter
         allow_private = api.allow_private or (api.proxy is not None and api.proxy.allow_private)
-        self._connector = aiohttp.TCPConnector(
+        self._connector = Connector(
             limit=api.concurrency,
             keepalive_timeout=_KEEPALIVE_SECONDS,
             socket_factory=socket_factory(allow_private=allow_private),
@@ -126,21 +120,16 @@ class Wire:
         connection = await self._connect(origin)
         writing: asyncio.Task[None] | None = None
         try:
-            protocol = connection.protocol
+            protocol = cast("Answering | None", connection.protocol)
             if protocol is None or protocol.transport is None or protocol.transport.is_closing():
                 raise aiohttp.ServerDisconnectedError  # while this waited for its turn
-            protocol.set_response_params(
-                skip_payload=empty, read_until_eof=True, auto_decompress=False
-            )
+            protocol.expect_answer(empty=empty)
             if body is None or len(body) <= _ONE_WRITE_BYTES:
                 protocol.transport.write(head + body if body else head)
             else:
                 protocol.transport.write(head)
                 writing = asyncio.create_task(_write(protocol, body))
-            message, stream = await protocol.read()
-            while 100 <= message.code < 200 and message.code != 101:
-                message, stream = await protocol.read()
-            received, complete = await read_body(stream, limit)
+            answer = await _answer(protocol, limit)
         except BaseException:
             _abandon(connection)
             raise
@@ -152,12 +141,12 @@ class Wire:
         if protocol.transport is not None and protocol.transport.get_write_buffer_size():
             _abandon(connection)
         connection.release()  # closes it if more is to come, or the vendor wants it closed
-        return Answer(message, received, complete)
+        return answer
 
     async def _connect(self, origin: Origin) -> Connection:
         while True:
             connection = await self._connector.connect(origin.opening, [], _NO_TIMEOUT)
-            if connection.protocol is None or not len(connection.protocol):
+            if connection.protocol is None or not connection.protocol.should_close:
                 break
             connection.close()  # an answer that nobody asked for waits there; not this one's
         if self._limiter is not None:
@@ -167,6 +156,16 @@ class Wire:
                 connection.release()
                 raise
         return connection
+
+
+async def _answer(protocol: Answering, limit: int) -> Answer:
+    message, stream = await protocol.read()
+    if isinstance(message, whole.Answer):
+        body = message.body
+        return Answer(message.status, bounded(message.headers), body[:limit], len(body) <= limit)
+    while 100 <= message.code < 200 and message.code != 101:
+        message, stream = await protocol.read()
+    return Answer(message.code, headers_of(message), *await read_body(stream, limit))
 
 
 async def _write(protocol: ResponseHandler, body: bytes) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gateway.config.model import QuotaHeaders
 from gateway.vendors.calls import Reply
 from gateway.vendors.classify import retry_after_seconds
@@ -16,29 +18,36 @@ if TYPE_CHECKING:
 
 _DRAIN_BYTES = 1 << 20  # read, so that the connection can be used again; beyond it is closed
 _MAX_HEADERS = 64
-_MAX_HEADER_CHARS = 2048
+_MAX_CHARS = 2048  # of one header
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """What came back: its headers by their names in lower case, and what was read of the body."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    body_complete: bool
 
 
 def reply_of(
-    head: RawResponseMessage,
-    body: bytes,
+    answer: Answer,
     *,
-    body_complete: bool,
     duration_seconds: float,
     now: Callable[[], float],
     quota: QuotaHeaders | None = None,
 ) -> Reply:
-    """Return the answer with this *head* and this much of its *body*; *now* is Unix time.
+    """Return what *answer* says; *now* is Unix time.
 
     *quota* says where the vendor writes its quota, besides the standard headers.
     """
-    headers = _reply_headers(head)
+    headers = answer.headers
     wish = headers.get("retry-after")
     return Reply(
-        status=head.code,
+        status=answer.status,
         headers=headers,
-        body=body,
-        body_complete=body_complete,
+        body=answer.body,
+        body_complete=answer.body_complete,
         duration_seconds=duration_seconds,
         retry_after_seconds=None
         if wish is None
@@ -67,26 +76,24 @@ async def read_body(stream: StreamReader, limit: int) -> tuple[bytes, bool]:
     return b"".join(kept), size <= limit
 
 
-def _reply_headers(head: RawResponseMessage) -> dict[str, str]:
+def headers_of(head: RawResponseMessage) -> dict[str, str]:
+    """Return the headers by their names in lower case: bounded, repeated ones joined, as text."""
     received = head.headers
-    headers = {
-        name.lower(): value
-        if value.isascii() and len(value) <= _MAX_HEADER_CHARS
-        else _bounded(value)
-        for name, value in received.items()
-    }
-    if len(headers) == len(received) <= _MAX_HEADERS:
+    headers = {name.lower(): _text(value) for name, value in received.items()}
+    if len(headers) < len(received):
+        headers = {name: _text(", ".join(received.getall(name))) for name in headers}
+    return bounded(headers)
+
+
+def bounded(headers: dict[str, str]) -> dict[str, str]:
+    """Return as much of *headers* as is kept of an answer."""
+    if len(headers) <= _MAX_HEADERS and max(map(len, headers.values()), default=0) <= _MAX_CHARS:
         return headers
-    bounded: dict[str, str] = {}
-    for name in headers:
-        bounded[name] = _bounded(", ".join(received.getall(name)))
-        if len(bounded) == _MAX_HEADERS:
-            break
-    return bounded
+    return {name: headers[name][:_MAX_CHARS] for name in list(headers)[:_MAX_HEADERS]}
 
 
-def _bounded(value: str) -> str:
-    if value.isascii():
-        return value[:_MAX_HEADER_CHARS]
-    # aiohttp smuggles undecodable bytes through as lone surrogates, which no database takes.
-    return value[:_MAX_HEADER_CHARS].encode("utf-8", "replace").decode()
+def _text(value: str) -> str:
+    """Return *value* without the lone surrogates in which aiohttp smuggles undecodable bytes
+    through, and which no database takes.
+    """
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()

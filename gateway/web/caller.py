@@ -41,6 +41,7 @@ def caller_address(
     ``X-Forwarded-For`` is read, else ``Forwarded`` (RFC 7239), and only as far as the peer and
     each hop before it are trusted: whatever stands further left, anyone may have written. None
     when the peer is unknown (a Unix socket) or a trusted proxy wrote something that is no address.
+    *headers* is asked for names in lower case.
     """
     address = _parsed(peer or "")
     if address is None or address not in trusted:
@@ -56,11 +57,11 @@ def caller_address(
 
 
 def _hops(headers: Mapping[str, str]) -> list[str]:
-    chain = _joined(headers, "X-Forwarded-For")
+    chain = _joined(headers, "x-forwarded-for")
     if chain:
         return [hop.strip() for hop in chain.split(",")][-MAX_HOPS:]
     hops = []
-    for element in _joined(headers, "Forwarded").split(","):
+    for element in _joined(headers, "forwarded").split(","):
         for pair in element.split(";"):
             name, _, value = pair.strip().partition("=")
             if name.lower() == "for":

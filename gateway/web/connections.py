@@ -5,8 +5,8 @@ aiohttp bounds what a request may be; how long a client takes is bounded here an
 the intake. Whoever is slow loses the connection, and nobody else notices.
 
 aiohttp serves a request by two tasks, a request object and a response object, which cost more than
-all that a webhook needs. A message whose body came with it is therefore offered to the intake at
-once, out of the protocol's own callback; what the intake does not take goes aiohttp's way.
+all that a webhook needs. A request that came as a whole is therefore offered to the intake at once,
+out of the protocol's own callback; what the intake does not take goes aiohttp's way.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from aiohttp.http import RawRequestMessage
 from gateway.telemetry.logs import get_logger
 from gateway.web.doors import Door
 from gateway.web.turnstile import Turnstile
+from gateway.whole import UNKNOWN, Request, RequestReader
 
 log = get_logger("gateway.server")
 
@@ -47,14 +48,12 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prompt(Protocol):
-    """What takes messages without a task of their own: it never waits before it returns."""
+    """What takes requests without a task of their own: it never waits before it returns."""
 
-    def door_for(self, message: RawRequestMessage, payload: StreamReader) -> Door | None:
-        """Return where the message, whose *payload* is here as a whole, is to be taken in so."""
+    def door_for(self, method: str, target: str, body_bytes: int) -> Door | None:
+        """Return where a request, whose body is here as a whole, is to be taken in so."""
 
-    def take(
-        self, door: Door, message: RawRequestMessage, body: bytes, connection: Connection
-    ) -> None:
+    def take(self, door: Door, request: Request, connection: Connection) -> None:
         """Take it; :meth:`Connection.answer` is then called once, now or later. Never raises."""
 
 
@@ -79,6 +78,7 @@ class PublicServer(web.Server):
             **options,
         )
         self.prompt = prompt
+        self.reader = RequestReader()
         self.timeouts = timeouts
         self.max_connections = max_connections
         self.turnstile = turnstile
@@ -99,7 +99,10 @@ class PublicServer(web.Server):
 class Connection(web.RequestHandler):
     """One connection, with a clock for each way in which its other end can stall."""
 
-    __slots__ = ("_held", "_refused", "_server", "_serving", "_silent", "_unread", "waited_seconds")
+    __slots__ = (
+        *("_held", "_refused", "_rest", "_server", "_serving", "_silent", "_unread"),
+        "waited_seconds",
+    )
 
     def __init__(self, server: PublicServer, **options: Any) -> None:
         super().__init__(server, **options)
@@ -108,6 +111,7 @@ class Connection(web.RequestHandler):
         self._unread: asyncio.TimerHandle | None = None  # while it does not take its answer
         self._refused = False
         self._serving = False  # whether _serve is on the stack
+        self._rest = 0  # how much is still to come of what aiohttp's parser has; UNKNOWN for good
         self._held = b""  # what has come and waits at the turnstile
         self.waited_seconds = 0.0  # at the turnstile, what has come last
 
@@ -164,7 +168,15 @@ class Connection(web.RequestHandler):
         self._look_at(held)
 
     def _look_at(self, data: bytes) -> None:
-        """Take what has come before aiohttp's task is woken for it."""
+        """Take a request that has come as a whole; leave all else to aiohttp."""
+        if self._rest == 0:
+            request = self._server.reader.read(data)
+            self._rest = self._server.reader.rest
+            if request is not None and self._offer(request):
+                return
+        elif self._rest > 0:
+            self._rest = max(UNKNOWN, self._rest - len(data))
+        # What it has read is taken before its task is woken for it.
         sleeper, self._waiter = self._waiter, None
         try:
             super().data_received(data)
@@ -172,6 +184,33 @@ class Connection(web.RequestHandler):
             self._waiter = sleeper
         if self._messages and not self._serving:
             self._serve()
+
+    def _offer(self, request: Request) -> bool:
+        """Have *request* taken, if none is before it and it is one that can be; return whether."""
+        prompt = self._server.prompt
+        if (
+            prompt is None
+            or self._messages
+            or self._request_in_progress
+            or self._close
+            or self._force_close
+            or self._task_awake()
+            or (door := prompt.door_for(request.method, request.target, len(request.body))) is None
+        ):
+            return False
+        self._hand_over(door, request)
+        return True
+
+    def _hand_over(self, door: Door, request: Request) -> None:
+        self.heard()
+        # In aiohttp's own words, so that its shutdown waits for the answer.
+        self._request_in_progress = True
+        self._server.requests_count += 1
+        cast(Prompt, self._server.prompt).take(door, request, self)
+
+    def _task_awake(self) -> bool:
+        """Return whether aiohttp's task goes on until nothing is left for it."""
+        return self._waiter is None or self._waiter.done()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """See aiohttp, which asks for it after each read, and each time parses nothing again."""
@@ -186,33 +225,29 @@ class Connection(web.RequestHandler):
             self._answered()
 
     def _serve(self) -> None:
-        """Have the messages taken in their order, until one is not answered at once.
+        """Have the messages that aiohttp has read taken in their order, until one is not answered
+        at once.
 
         From one that is not taken on, they are left to aiohttp's task, until it sleeps again.
         """
         prompt = self._server.prompt
         self._serving = True
-        while self._messages and not self._request_in_progress:
-            sleeper = self._waiter
-            if sleeper is None or sleeper.done():
-                break  # aiohttp's task is awake, and goes on until nothing is left
+        while self._messages and not self._request_in_progress and not self._task_awake():
             message, payload = self._messages[0]
             if (
                 prompt is None
                 or not isinstance(message, RawRequestMessage)
                 or not _is_whole(message, payload)
-                or (door := prompt.door_for(message, payload)) is None
+                or (door := prompt.door_for(message.method, message.path, payload.total_bytes))
+                is None
             ):
-                sleeper.set_result(None)
+                cast(asyncio.Future[None], self._waiter).set_result(None)
                 break
             self._messages.popleft()
             if self._parser is not None:  # as it is until the connection is lost
                 self._parser.message_consumed()
-            self.heard()
-            # In aiohttp's own words, so that its shutdown waits for the answer.
-            self._request_in_progress = True
-            self._server.requests_count += 1
-            prompt.take(door, message, payload.read_nowait(-1), self)
+            body = payload.read_nowait(-1)
+            self._hand_over(door, Request(message.method, message.path, message.headers, body))
         self._serving = False
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()

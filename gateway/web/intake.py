@@ -19,8 +19,7 @@ from functools import partial
 from typing import cast
 
 import msgspec
-from aiohttp import StreamReader, web
-from aiohttp.http import RawRequestMessage
+from aiohttp import web
 
 from gateway.cohorts import Cohort
 from gateway.config.model import ServerSection
@@ -54,6 +53,7 @@ from gateway.webhooks.decompress import decode_received
 from gateway.webhooks.extract import UNDECODED
 from gateway.webhooks.handshakes import Answer
 from gateway.webhooks.verify import SignedRequest
+from gateway.whole import Request
 
 log = get_logger("gateway.intake")
 
@@ -69,8 +69,7 @@ class _Arrival:
     """One webhook that came as a whole, and what each stage learns of it."""
 
     door: Door
-    message: RawRequestMessage
-    body: bytes
+    request: Request
     connection: Connection
     began: float  # by perf_counter
     correlation_id: str = ""
@@ -118,41 +117,39 @@ class Intake:
 
     # At once: nobody waits ------------------------------------------------------------------------
 
-    def door_for(self, message: RawRequestMessage, payload: StreamReader) -> Door | None:
+    def door_for(self, method: str, target: str, body_bytes: int) -> Door | None:
         """See Prompt: the door of a webhook that is judged without waiting."""
-        door = self._door_at(message.path.partition("?")[0])
+        door = self._door_at(target.partition("?")[0])
         if (
             door is not None
             and door.prompt
-            and message.method == "POST"
-            and "#" not in message.path
-            and payload.total_bytes <= door.config.max_body_bytes
+            and method == "POST"
+            and "#" not in target
+            and body_bytes <= door.config.max_body_bytes
         ):
             return door
         return None
 
-    def take(
-        self, door: Door, message: RawRequestMessage, body: bytes, connection: Connection
-    ) -> None:
+    def take(self, door: Door, request: Request, connection: Connection) -> None:
         """See Prompt: judge the webhook with all that come now; answer it when it is committed."""
         self.under_way += 1
         began = time.perf_counter() - connection.waited_seconds
-        self._cohort.join(_Arrival(door, message, body, connection, began))
+        self._cohort.join(_Arrival(door, request, connection, began))
 
     def _admit_arrival(self, arrival: _Arrival) -> None:
-        door, message, connection = arrival.door, arrival.message, arrival.connection
-        arrival.correlation_id = correlation_id_of(message.headers)
+        door, request, connection = arrival.door, arrival.request, arrival.connection
+        arrival.correlation_id = correlation_id_of(request.headers)
         if connection.late:
             raise unavailable("too many requests at once", result="overloaded")
-        self._admit(door, "POST", message.headers, connection.transport)
+        self._admit(door, "POST", request.headers, connection.transport)
         self._enter(door)
         arrival.inside = True
 
     def _verify_arrival(self, arrival: _Arrival) -> None:
-        message = arrival.message
-        query = message.path.partition("?")[2]
+        request = arrival.request
+        query = request.target.partition("?")[2]
         arrival.signed = signed_request(
-            arrival.door, "POST", message.path, message.headers, arrival.body, query
+            arrival.door, "POST", request.target, request.headers, request.body, query
         )
         self._verify(arrival.door, arrival.signed, now=time.time())
 
@@ -189,7 +186,7 @@ class Intake:
 
     def _refuse_arrival(self, arrival: _Arrival, error: Exception) -> None:
         self._forget_arrival(arrival)
-        path = arrival.message.path.partition("?")[0]
+        path = arrival.request.target.partition("?")[0]
         said = self._told(arrival.door, error, arrival.correlation_id, path)
         if said.status < 500:
             arrival.door.brake.let(partial(arrival.connection.answer, said.written()))

@@ -70,7 +70,10 @@ def kept_headers(headers: Mapping[str, str], masked: frozenset[str]) -> tuple[di
     """Return the headers with names in lower case, repeated ones joined, secrets masked; as a
     dict and as JSON that PostgreSQL can hold.
     """
-    kept = {name.lower(): value for name, value in headers.items()}
+    if isinstance(headers, dict):
+        kept = headers.copy()  # as they were read at once: by names in lower case, each once
+    else:
+        kept = {name.lower(): value for name, value in headers.items()}
     if len(kept) < len(headers):
         kept = {}
         for name, value in headers.items():

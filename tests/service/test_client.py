@@ -438,7 +438,7 @@ async def test_an_answer_that_nobody_asked_for_is_not_the_next_ones(vendor: Scri
         written[0].write(b"HTTP/1.1 500 Evil\r\nContent-Length: 4\r\n\r\nevil")
         assert client._wire is not None
         [[(idle, _)]] = client._wire._connector._conns.values()
-        while not len(idle):  # noqa: ASYNC110 (it is aiohttp that receives it)
+        while not idle.should_close:  # noqa: ASYNC110 (it is aiohttp that receives it)
             await asyncio.sleep(0)
         reply = await client.send(Call(method="GET", path="/"))
     assert (reply.status, reply.body) == (200, b"ok")

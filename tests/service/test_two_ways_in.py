@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from gateway.web.connections import MAX_HELD_BYTES, Connection, Timeouts
 from gateway.web.turnstile import Entrant, Turnstile
+from gateway.whole import Request
 
 BOUND_SECONDS = 10.0
 BODY = b'{"type": "x", "id": "e-1"}'
@@ -104,6 +105,80 @@ async def test_only_what_is_whole_and_needs_no_waiting_goes_the_short_way(tmp_pa
             assert place.handled - before == counted, path
         await in_pieces(streams, request("open"), place=place)
         assert place.handled - before == 2
+
+
+@pytest.mark.parametrize(
+    ("pieces", "offered"),
+    [
+        ([request("open")], ["/webhooks/open"]),
+        ([request("open")[:-5], request("open")[-5:]], []),
+        ([request("open")[:-5], request("open")[-5:-2], request("open")[-2:]], []),
+        ([request("shaking")], ["/webhooks/shaking"]),  # and aiohttp reads it once more
+    ],
+    ids=["whole", "body in two", "body in three", "whole, for a coroutine"],
+)
+async def test_after_what_it_is_known_to_have_read_aiohttp_is_asked_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: list[bytes], offered: list[str]
+) -> None:
+    seen = offers(monkeypatch)
+    async with serving(tmp_path, TOML) as place, connected(place) as streams:
+        await send_singly(place, streams, pieces)
+        assert seen == offered
+        await send_singly(place, streams, [request("near")])
+        assert seen == [*offered, "/webhooks/near"]
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [request("open")[:20], request("open")[20:]],
+        [request("open")[:-5], request("open")[-5:] + request("open")],
+        [request("open") * 2],
+        [b"\r\n" + request("open")],
+        [request("open", more="X-Name: \u00fc\r\n")],
+    ],
+    ids=["head in two", "pipelined after a piece", "pipelined", "empty line", "not ASCII"],
+)
+async def test_where_aiohttp_may_be_in_the_middle_of_something_it_reads_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: list[bytes]
+) -> None:
+    seen = offers(monkeypatch)
+    async with serving(tmp_path, TOML) as place, connected(place) as streams:
+        await send_singly(place, streams, pieces)
+        await send_singly(place, streams, [request("near")])
+        assert seen == []
+        assert len(place.desk.stored) == b"".join(pieces).count(b"POST") + 1
+
+
+def offers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the targets of requests that were read at once, as they are."""
+    seen: list[str] = []
+    offer = Connection._offer
+
+    def noting(connection: Connection, request: Request) -> bool:
+        seen.append(request.target)
+        return offer(connection, request)
+
+    monkeypatch.setattr(Connection, "_offer", noting)
+    return seen
+
+
+async def send_singly(place: Place, streams: Streams, pieces: Sequence[bytes]) -> None:
+    """Send *pieces* so that each is read by itself; wait for the answers to all of them."""
+    read: list[bytes] = []
+    look = Connection._look_at
+
+    def noting(connection: Connection, data: bytes) -> None:
+        read.append(data)
+        look(connection, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connection, "_look_at", noting)
+        for count, piece in enumerate(pieces, 1):
+            streams[1].write(piece)
+            await until(lambda count=count: len([one for one in read if one]) == count)
+        assert [one for one in read if one] == list(pieces)
+        await answers(streams[0], b"".join(pieces).count(b"POST"))
 
 
 @settings(

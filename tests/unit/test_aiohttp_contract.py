@@ -1,4 +1,4 @@
-"""What ``vendors/exchange.py`` takes from aiohttp beneath its public face, as it must stay.
+"""What ``vendors/`` takes from aiohttp beneath its public face, as it must stay.
 
 A new aiohttp that fails here is read first, and then allowed in ``pyproject.toml``.
 """
@@ -18,6 +18,9 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError, HttpResponseParser, RawResponseMessage
 from multidict import CIMultiDictProxy
 from yarl import URL
+
+from gateway.vendors.connector import Answering, Connector
+from gateway.whole import Answer
 
 # All that connectors ask of the request for which they open a connection; ours is never sent.
 ASKED = {
@@ -78,6 +81,24 @@ async def test_the_protocol_reads_messages() -> None:
     protocol.data_received(b"HTTP/9 ")
     with pytest.raises(HttpProcessingError):
         await protocol.read()
+
+
+async def test_connections_are_of_our_making() -> None:
+    made = inspect.getsource(connector)
+    assert made.count("ResponseHandler, loop=loop") == 1
+    assert made.count("self._factory,") + made.count("self._factory()") > 1
+    assert parameters(ResponseHandler.__init__) == ["self", "loop"]
+    ours = Connector(limit=1)
+    protocol = ours._factory()
+    await ours.close()
+    assert isinstance(protocol, Answering)
+    protocol.expect_answer(empty=False)
+    protocol.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    answer, _ = await protocol.read()
+    assert isinstance(answer, Answer)
+    assert not protocol.should_close
+    protocol.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+    assert protocol.should_close, "nobody asked for it"
 
 
 def test_the_parser_is_the_fast_one() -> None:
