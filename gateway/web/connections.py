@@ -186,14 +186,11 @@ class Connection(web.RequestHandler):
             self._serve()
 
     def _offer(self, request: Request) -> bool:
-        """Have *request* taken, if none is before it and it is one that can be; return whether."""
+        """Have *request* taken if nothing is before it and it can be; return whether it was."""
         prompt = self._server.prompt
         if (
             prompt is None
-            or self._messages
             or self._request_in_progress
-            or self._close
-            or self._force_close
             or self._task_awake()
             or (door := prompt.door_for(request.method, request.target, len(request.body))) is None
         ):
@@ -209,7 +206,7 @@ class Connection(web.RequestHandler):
         cast(Prompt, self._server.prompt).take(door, request, self)
 
     def _task_awake(self) -> bool:
-        """Return whether aiohttp's task goes on until nothing is left for it."""
+        """Return whether aiohttp's task is at something, or will be, or has ended."""
         return self._waiter is None or self._waiter.done()
 
     def resume_reading(self, resume_parser: bool = True) -> None:

@@ -282,6 +282,27 @@ async def test_more_than_the_bound_is_cut_and_the_connection_kept(vendor: Script
     assert vendor.connections == 1
 
 
+async def test_an_answer_in_one_piece_is_bounded_alike(vendor: ScriptedVendor) -> None:
+    more = b"".join(b"X-%d: 1\r\n" % number for number in range(70))
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\nX-Long: " + b"y" * 5000 + b"\r\n" + more
+    vendor.answer = says(head + b"\r\n" + b"z" * 20)
+    async with client_of(api(vendor.url, max_reply_bytes=10)) as client:
+        for _ in range(2):
+            reply = await client.send(Call(method="GET", path="/"))
+            assert (reply.body, reply.body_complete) == (b"z" * 10, False)
+            assert reply.headers["x-long"] == "y" * 2048
+            assert len(reply.headers) == 64
+    assert vendor.connections == 1
+
+
+async def test_a_body_in_answer_to_head_is_none(vendor: ScriptedVendor) -> None:
+    vendor.answer = says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
+    async with client_of(api(vendor.url)) as client:
+        with pytest.raises(CallFailed) as caught:
+            await client.send(Call(method="HEAD", path="/"))
+    assert caught.value.kind == "protocol"
+
+
 async def test_a_vendor_may_be_read_further(vendor: ScriptedVendor) -> None:
     body = b"z" * (3 << 20)
     vendor.answer = says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body)

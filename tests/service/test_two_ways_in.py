@@ -2,8 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -122,9 +122,9 @@ async def test_after_what_it_is_known_to_have_read_aiohttp_is_asked_no_more(
 ) -> None:
     seen = offers(monkeypatch)
     async with serving(tmp_path, TOML) as place, connected(place) as streams:
-        await send_singly(place, streams, pieces)
+        await send_singly(streams, pieces)
         assert seen == offered
-        await send_singly(place, streams, [request("near")])
+        await send_singly(streams, [request("near")])
         assert seen == [*offered, "/webhooks/near"]
 
 
@@ -144,10 +144,63 @@ async def test_where_aiohttp_may_be_in_the_middle_of_something_it_reads_on(
 ) -> None:
     seen = offers(monkeypatch)
     async with serving(tmp_path, TOML) as place, connected(place) as streams:
-        await send_singly(place, streams, pieces)
-        await send_singly(place, streams, [request("near")])
+        await send_singly(streams, pieces)
+        await send_singly(streams, [request("near")])
         assert seen == []
         assert len(place.desk.stored) == b"".join(pieces).count(b"POST") + 1
+
+
+@pytest.mark.parametrize("pieces", [1, 2], ids=["whole", "in pieces"])
+async def test_what_comes_next_is_not_taken_before_it_is_its_turn(
+    tmp_path: Path, pieces: int
+) -> None:
+    async with serving(tmp_path, TOML) as place, connected(place) as streams:
+        place.desk.gate.clear()
+        raw = request("wordy")
+        streams[1].write(raw if pieces == 1 else raw[:-1])
+        await until(lambda: place.intake.under_way == 1)
+        streams[1].write(b"" if pieces == 1 else raw[-1:])
+        await until(lambda: len(place.desk.stored) == 1)
+        with watched(Connection) as read:
+            streams[1].write(request("terse"))
+            await until(lambda: len(read) == 1)
+        assert len(place.desk.stored) == 1
+        place.desk.gate.set()
+        (first, _), (second, _) = await answers(streams[0], 2)
+        assert b"HTTP/1.1 200 " in first
+        assert b"HTTP/1.1 204 " in second
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_nor_while_aiohttp_is_at_what_came_before(tmp_path: Path, turns: int) -> None:
+    """Whatever its tasks have come to, from the first byte of it to the last of its answer."""
+    async with serving(tmp_path, TOML) as place, connected(place) as streams:
+        with watched(Connection) as read:
+            await send_singly(streams, [request("open")])
+        connection = read[0]
+        connection.data_received(request("nobody"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        connection.data_received(request("open"))
+        (first, _), (second, _) = await answers(streams[0], 2)
+        assert b"HTTP/1.1 404 " in first
+        assert b"HTTP/1.1 202 " in second
+
+
+@contextmanager
+def watched(kind: type[Connection]) -> Iterator[list[Connection]]:
+    """Yield the connections that have read something, again for each time."""
+    read: list[Connection] = []
+    look = kind._look_at
+
+    def noting(connection: Connection, data: bytes) -> None:
+        if data:
+            read.append(connection)
+        look(connection, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "_look_at", noting)
+        yield read
 
 
 def offers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -163,21 +216,12 @@ def offers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-async def send_singly(place: Place, streams: Streams, pieces: Sequence[bytes]) -> None:
+async def send_singly(streams: Streams, pieces: Sequence[bytes]) -> None:
     """Send *pieces* so that each is read by itself; wait for the answers to all of them."""
-    read: list[bytes] = []
-    look = Connection._look_at
-
-    def noting(connection: Connection, data: bytes) -> None:
-        read.append(data)
-        look(connection, data)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Connection, "_look_at", noting)
+    with watched(Connection) as read:
         for count, piece in enumerate(pieces, 1):
             streams[1].write(piece)
-            await until(lambda count=count: len([one for one in read if one]) == count)
-        assert [one for one in read if one] == list(pieces)
+            await until(lambda count=count: len(read) == count)
         await answers(streams[0], b"".join(pieces).count(b"POST"))
 
 

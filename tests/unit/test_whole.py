@@ -211,6 +211,11 @@ def test_an_answer_that_is_not_plain_is_left(without: bytes, put: bytes) -> None
     assert AnswerReader().read(PLAIN_ANSWER.replace(without, put, 1)) is None
 
 
+@pytest.mark.parametrize("status", [100, 103, 199])
+def test_what_comes_before_an_answer_is_none(status: int) -> None:
+    assert AnswerReader().read(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status) is None
+
+
 @pytest.mark.parametrize("cut", range(1, len(PLAIN)))
 def test_of_a_request_in_pieces_it_is_known_how_much_is_to_come(cut: int) -> None:
     reader = RequestReader()
