@@ -66,17 +66,16 @@ class RequestReader:
         if end < 0 or (head := self._heads.read(data, end)) is None:
             return None
         line, headers = head
-        body = data[end + 4 :]
-        self.rest = int(headers.get("content-length", 0)) - len(body)
+        begin = end + len(_HEAD_END)
+        self.rest = max(UNKNOWN, int(headers.get("content-length", 0)) - (len(data) - begin))
         if self.rest:
-            self.rest = max(UNKNOWN, self.rest)
             return None
         method, _, rest = line.partition(" ")
         target, _, version = rest.partition(" ")
         if version != "HTTP/1.1" or target[:1] != "/" or "host" not in headers:
             return None
         self._heads.ended()
-        return Request(method, target, headers, body)
+        return Request(method, target, headers, data[begin:])
 
 
 class AnswerReader:
@@ -94,12 +93,14 @@ class AnswerReader:
         if end < 0 or (head := self._heads.read(data, end)) is None:
             return None
         line, headers = head
-        status, body = int(line[9:12]), data[end + 4 :]
+        if line[:9] != "HTTP/1.1 " or (status := int(line[9:12])) < 200:
+            return None
+        begin = end + len(_HEAD_END)
         length = headers.get("content-length", "0" if status in _BODILESS else None)
-        if line[:9] != "HTTP/1.1 " or status < 200 or length is None or int(length) != len(body):
+        if length is None or int(length) != len(data) - begin:
             return None
         self._heads.ended()
-        return Answer(status, headers, body)
+        return Answer(status, headers, data[begin:])
 
 
 class _Heads:
