@@ -173,6 +173,7 @@ class Year(msgspec.Struct, kw_only=True):
     fresh: list[Figures]
     filled: list[Figures]
     held: list[Figures]
+    fresh_meanwhile: list[Figures] = []  # in turns with the held ones
     dead_rows: int  # at the end of the held transaction
 
 
@@ -208,9 +209,9 @@ def measure_year(
             _say(f"year: round {number} of {options.rounds}, filled …")
             with running_gateway(stub_port=stub.port, folder=folder) as gateway:
                 filled.append(figures(gateway, stub, options))
-        _say(f"year: a transaction is held for {held_seconds:g} s …")
+        _say(f"year: a transaction is held for {held_seconds:g} s; then in turns with fresh ones …")
         with running_gateway(stub_port=stub.port, folder=folder) as gateway:
-            held, dead, gib = _under_held(gateway, stub, options, held_seconds)
+            meanwhile, held, dead, gib = _under_held(gateway, stub, options, held_seconds)
         return Year(
             finished=finished,
             waiting=waiting,
@@ -221,6 +222,7 @@ def measure_year(
             fresh=fresh,
             filled=filled,
             held=held,
+            fresh_meanwhile=meanwhile,
             dead_rows=dead,
         )
 
@@ -266,8 +268,10 @@ def _list_ms(gateway: Subject, query: str) -> float:
 
 def _under_held(
     gateway: Subject, stub: StubControl, options: Options, seconds: float
-) -> tuple[list[Figures], int, float]:
-    """Hold a transaction with traffic for so long, then measure; return dead rows and GiB, too."""
+) -> tuple[list[Figures], list[Figures], int, float]:
+    """Hold a transaction with traffic for so long, then measure, in turns with fresh gateways;
+    return dead rows and GiB, too.
+    """
 
     async def begin() -> Any:
         connection = await asyncpg.connect(
@@ -291,14 +295,18 @@ def _under_held(
                 seconds=seconds,
             )
             stub.wait_for(sum(run_load(spec).statuses.values()))
-            found = [figures(gateway, stub, options) for _ in range(options.rounds)]
+            meanwhile, found = [], []
+            for _ in range(options.rounds):
+                with running_gateway(stub_port=stub.port) as fresh:
+                    meanwhile.append(figures(fresh, stub, options))
+                found.append(figures(gateway, stub, options))
             dead = runner.run(
                 holder.fetchval("SELECT sum(n_dead_tup)::bigint FROM pg_stat_user_tables")
             )
             size = runner.run(holder.fetchval("SELECT pg_database_size(current_database())"))
         finally:
             runner.run(holder.close())
-    return found, dead or 0, size / (1 << 30)
+    return meanwhile, found, dead or 0, size / (1 << 30)
 
 
 # Filling ----------------------------------------------------------------------------------------
@@ -419,12 +427,15 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 def targets(year: Year) -> list[Target]:
     """Return what was promised: shares of the fresh figures, medians of the rounds."""
     found = []
-    for name, rounds in (("filled", year.filled), ("held transaction", year.held)):
+    for name, rounds, fresh_ones in (
+        ("filled", year.filled, year.fresh),
+        ("held transaction", year.held, year.fresh_meanwhile or year.fresh),
+    ):
         for what in ("intake", "drain"):
-            share = _median(rounds, what) / _median(year.fresh, what)
+            share = _median(rounds, what) / _median(fresh_ones, what)
             found.append(Target(f"year, {name}: {what}, share of fresh", share, FLAT, ".0%"))
         for query in sorted(year.fresh[0].list_ms.keys() - {SEARCH}):
-            fresh = statistics.median(f.list_ms[query] for f in year.fresh)
+            fresh = statistics.median(f.list_ms[query] for f in fresh_ones)
             share = fresh / statistics.median(f.list_ms[query] for f in rounds)
             found.append(
                 Target(f"year, {name}: jobs list {query}, share of fresh", share, FLAT, ".0%")
@@ -443,7 +454,10 @@ def told(year: Year) -> str:
 
 def table(year: Year) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows: medians with (lowest-highest)."""
-    subjects = (year.fresh, year.filled, year.held)
+    subjects = [year.fresh, year.filled, year.fresh_meanwhile, year.held]
+    columns = ["", "fresh", "filled", "fresh, meanwhile", "filled, transaction held"]
+    if not year.fresh_meanwhile:
+        del subjects[2], columns[3]
     rows = [
         [f"{what}, per second", *(spread([getattr(f, what) for f in s], ",.0f") for s in subjects)]
         for what in ("intake", "drain")
@@ -455,7 +469,7 @@ def table(year: Year) -> tuple[list[str], list[list[str]]]:
         ]
         for query in year.fresh[0].list_ms
     ]
-    return ["", "fresh", "filled", "filled, transaction held"], rows
+    return columns, rows
 
 
 def _median(rounds: list[Figures], what: str) -> float:

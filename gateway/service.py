@@ -137,6 +137,7 @@ class Service:
                 await db.open()
                 if applied := await db.migrate():
                     log.info("database_migrated", migrations=applied)
+                await db.plan()
                 break
             except DatabaseUnavailable as error:
                 if self.stopping:

@@ -1,0 +1,55 @@
+"""What is planned once is planned before anybody needs it, and by that nothing changes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from gateway.store import database
+from gateway.store.database import Database
+
+PLANS = "SELECT statement, generic_plans, custom_plans FROM pg_prepared_statements"
+
+
+async def test_a_connection_comes_with_its_plans(db: Database) -> None:
+    await db.plan()
+    assert len(db._kept) == db._planned
+    for connection in db._kept:
+        plans = {
+            re.findall(r"-- (Record|One)", row["statement"])[0]: (
+                row["generic_plans"],
+                row["custom_plans"],
+            )
+            for row in await connection.fetch(PLANS)
+            if row["statement"].startswith("-- ")
+        }
+        assert plans == {"Record": (1, 0), "One": (1, 0)}
+
+
+async def test_it_is_used_and_no_other_is_opened(db: Database) -> None:
+    await db.plan()
+    before = list(db._kept)
+    await db.plan()
+    rows = await db.fetch_planned("events.accept", *[None] * 25)
+    assert [tuple(row) for row in rows] == [(None, None)]  # no node of that name lives
+    assert set(db._kept) == set(before)
+
+
+async def test_planning_writes_nothing(db: Database, connection: Any) -> None:
+    counts = """SELECT (SELECT count(*) FROM gateway.events), (SELECT count(*) FROM gateway.jobs),
+                       (SELECT count(*) FROM gateway.attempts),
+                       (SELECT count(*) FROM gateway.dedupe_keys)"""
+    before = await connection.fetchrow(counts)
+    await db.plan()
+    assert await connection.fetchrow(counts) == before
+
+
+def test_every_statement_that_is_planned_once_is_planned_ahead() -> None:
+    root = Path(database.__file__).parents[1]
+    asked = {
+        name
+        for path in root.rglob("*.py")
+        for name in re.findall(r'fetch_planned\(\s*"([a-z_.]+)"', path.read_text())
+    }
+    assert asked == set(database._PLANNED)
