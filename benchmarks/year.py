@@ -454,10 +454,14 @@ def told(year: Year) -> str:
 
 def table(year: Year) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows: medians with (lowest-highest)."""
-    subjects = [year.fresh, year.filled, year.fresh_meanwhile, year.held]
-    columns = ["", "fresh", "filled", "fresh, meanwhile", "filled, transaction held"]
-    if not year.fresh_meanwhile:
-        del subjects[2], columns[3]
+    measured = {
+        "fresh": year.fresh,
+        "filled": year.filled,
+        "fresh, meanwhile": year.fresh_meanwhile,
+        "filled, transaction held": year.held,
+    }
+    columns = [name for name, rounds in measured.items() if rounds]
+    subjects = [measured[name] for name in columns]
     rows = [
         [f"{what}, per second", *(spread([getattr(f, what) for f in s], ",.0f") for s in subjects)]
         for what in ("intake", "drain")
@@ -469,7 +473,7 @@ def table(year: Year) -> tuple[list[str], list[list[str]]]:
         ]
         for query in year.fresh[0].list_ms
     ]
-    return columns, rows
+    return ["", *columns], rows
 
 
 def _median(rounds: list[Figures], what: str) -> float:

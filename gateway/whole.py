@@ -62,11 +62,9 @@ class RequestReader:
     def read(self, data: bytes) -> Request | None:
         """Return the request that *data* are; None if they are anything else, or not plain."""
         self.rest = UNKNOWN
-        end = data.find(_HEAD_END, 0, MAX_HEAD_BYTES)
-        if end < 0 or (head := self._heads.read(data, end)) is None:
+        if (head := self._heads.read(data)) is None:
             return None
-        line, headers = head
-        begin = end + len(_HEAD_END)
+        line, headers, begin = head
         self.rest = max(UNKNOWN, int(headers.get("content-length", 0)) - (len(data) - begin))
         if self.rest:
             return None
@@ -89,13 +87,11 @@ class AnswerReader:
 
         Not for the answer to HEAD, which has no body whatever its head says.
         """
-        end = data.find(_HEAD_END, 0, MAX_HEAD_BYTES)
-        if end < 0 or (head := self._heads.read(data, end)) is None:
+        if (head := self._heads.read(data)) is None:
             return None
-        line, headers = head
+        line, headers, begin = head
         if line[:9] != "HTTP/1.1 " or (status := int(line[9:12])) < 200:
             return None
-        begin = end + len(_HEAD_END)
         length = headers.get("content-length", "0" if status in _BODILESS else None)
         if length is None or int(length) != len(data) - begin:
             return None
@@ -114,8 +110,11 @@ class _Heads:
         self._parser = parser_of(self)
         self._at_start = True
 
-    def read(self, data: bytes, end: int) -> tuple[str, dict[str, str]] | None:
-        """Return the first line and the headers of *data*, whose head ends at *end*, if plain."""
+    def read(self, data: bytes) -> tuple[str, dict[str, str], int] | None:
+        """Return of *data*, if plain: first line, headers, and where the body begins."""
+        end = data.find(_HEAD_END, 0, MAX_HEAD_BYTES)
+        if end < 0:
+            return None
         if not self._at_start:
             self._parser = self._parser_of(self)
         self._at_start = False
@@ -135,7 +134,7 @@ class _Heads:
             and _NOT_PLAIN.isdisjoint(headers)
             and ("connection" not in headers or headers["connection"].lower() == "keep-alive")
         ):
-            return line, headers
+            return line, headers, end + len(_HEAD_END)
         return None
 
     def ended(self) -> None:
