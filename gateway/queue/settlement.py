@@ -14,6 +14,7 @@ from gateway.store import jobs
 from gateway.store.batch import GroupCommit
 from gateway.store.database import Database
 from gateway.store.jobs import Settled
+from gateway.store.partitions import JobPartitions
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
 
@@ -28,6 +29,7 @@ class SettlementDesk:
 
     def __init__(self, db: Database, ready: ReadyQueue, *, node: str, metrics: Metrics) -> None:
         self._db = db
+        self._partitions = JobPartitions(db)
         self._ready = ready
         self.node = node
         self._metrics = metrics
@@ -42,7 +44,9 @@ class SettlementDesk:
         self._batches.post(item, urgent=item.job.ordering_key is not None)
 
     async def _flush(self, batch: list[Settled]) -> list[None]:
-        await self._settle(self._without_outdated(batch))
+        parts = await self._partitions.split(self._without_outdated(batch))
+        for partition, part in parts.items():
+            await self._settle(part, partition)
         return [None] * len(batch)
 
     def _without_outdated(self, batch: list[Settled]) -> list[Settled]:
@@ -62,13 +66,13 @@ class SettlementDesk:
                     self._lost(item)
         return list(latest.values())
 
-    async def _settle(self, batch: list[Settled]) -> None:
+    async def _settle(self, batch: list[Settled], partition: str | None) -> None:
         doubtful = False  # an earlier try may have been committed: a mismatch proves nothing then
         plain = False
         while True:
             try:
                 began = perf_counter()
-                settled = await jobs.settle(self._db, batch, node=self.node)
+                settled = await jobs.settle(self._db, batch, node=self.node, partition=partition)
                 self._metrics.group_commit_rows["settle"].observe(len(batch))
                 self._metrics.group_commit_seconds["settle"].observe(perf_counter() - began)
                 break
@@ -88,7 +92,7 @@ class SettlementDesk:
                     continue
                 log.exception("batch_split", rows=len(batch))
                 for item in batch:
-                    await self._settle([item])
+                    await self._settle([item], partition)
                 return
         for item in batch:
             if item.job.id in settled:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
 
 from gateway.errors import DatabaseUnavailable, GatewayError, TooWide
 from gateway.store import migrations
-from gateway.store.sql import query
+from gateway.store.sql import query, query_of
 
 # A statement's own bound, in seconds; the server's is a little longer, so that a statement whose
 # connection we gave up on cannot commit much later.
@@ -43,8 +43,6 @@ _PLANNED_SETTINGS = _COMMON_SETTINGS | {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
 }
-# Those statements. With nothing but nulls they find nothing and write nothing.
-_PLANNED = ("events.accept", "jobs.settle")
 
 # Every one of these passes by itself once the server, the network or the lock is back.
 _TRANSIENT = (
@@ -146,7 +144,8 @@ class Database:
     async def plan(self) -> None:
         """Open what :meth:`fetch_planned` uses, so that the first who come need not wait for it.
 
-        To plan a settlement takes half a second when there are partitions of a year.
+        For the first webhook of a connection PostgreSQL reads about all partitions: a tenth of a
+        second when they are those of a year.
         """
         missing = self._planned - len(self._kept)
         with _Translated(self._health):
@@ -171,13 +170,18 @@ class Database:
         """Run the named query and return its rows; a single statement commits by itself."""
         return await self._fetch(self._pool.acquire(timeout=10.0), query(name), args)
 
-    async def fetch_planned(self, name: str, *args: Any) -> list[Any]:
+    async def fetch_planned(self, name: str, *args: Any, partition: str | None = None) -> list[Any]:
         """Run a named query on a connection kept for those that are planned once; return its rows.
 
-        Its plan is made with the connection, without a look at arguments, and kept however the
-        tables change, so it must not depend on them: it inserts, and finds by an index what it
-        changes.
+        Its plan is made without a look at arguments, and kept however the tables change, so it must
+        not depend on them: it inserts, and finds by an index what it changes. What it updates is
+        that *partition* of the jobs, or all of them, if there is no such partition (any more).
         """
+        if partition is not None:
+            with suppress(asyncpg.UndefinedTableError):
+                return await self._fetch(
+                    self._planned_connection(), query_of(name, partition), args
+                )
         return await self._fetch(self._planned_connection(), query(name), args)
 
     @asynccontextmanager
@@ -268,11 +272,13 @@ class Database:
 
 
 async def _plan(connection: Any) -> None:
-    """Have PostgreSQL plan what the new *connection* will be asked again and again."""
-    for name in _PLANNED:
-        sql = query(name)
-        parameters = max(map(int, re.findall(r"\$(\d+)", sql)))
-        await connection.fetch(sql, *[None] * parameters)
+    """Have PostgreSQL plan what the new *connection* will be asked first, and most often.
+
+    With nothing but nulls it finds nothing and writes nothing.
+    """
+    sql = query("events.accept")
+    parameters = max(map(int, re.findall(r"\$(\d+)", sql)))
+    await connection.fetch(sql, *[None] * parameters)
 
 
 def _set_local(settings: Mapping[str, str]) -> str:

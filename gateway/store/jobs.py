@@ -93,8 +93,13 @@ def _position(rows: list[Any], room: tuple[str, int, int], begin: Position) -> P
     return Position(max(among_urgent), max(among_oldest) if all_there else begin.id)
 
 
-async def settle(db: Database, batch: Sequence[Settled], *, node: str) -> set[UUID]:
-    """Record outcomes, histories and follow-up jobs; return the ids that were still ours."""
+async def settle(
+    db: Database, batch: Sequence[Settled], *, node: str, partition: str | None = None
+) -> set[UUID]:
+    """Record outcomes, histories and follow-up jobs; return the ids that were still ours.
+
+    *partition*: the one that has all of these jobs, see :class:`.partitions.JobPartitions`.
+    """
     follow_ups = [(item.job.id, job) for item in batch for job in item.follow_ups]
     endings: dict[tuple[str, int, int, int | None, str], int] = {}
     ending_nos = [
@@ -131,6 +136,7 @@ async def settle(db: Database, batch: Sequence[Settled], *, node: str) -> set[UU
         [s.job.ordering_key for s in batch if s.job.ordering_key is not None],
         min(s.job.id for s in batch),
         max(s.job.id for s in batch),
+        partition=partition,
     )
     return {row[0] for row in rows}
 

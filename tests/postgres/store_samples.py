@@ -15,7 +15,7 @@ from gateway.model import Event, Job, NewJob
 from gateway.store.database import Database
 from gateway.store.events import Acceptance
 from gateway.store.jobs import Settled
-from gateway.store.sql import query
+from gateway.store.sql import query, query_of
 
 NODE = "one/1"
 OTHER = "two/2"
@@ -152,4 +152,6 @@ class Within:
     async def fetch(self, name: str, *args: Any) -> Any:
         return await self._connection.fetch(query(name), *args)
 
-    fetch_planned = fetch
+    async def fetch_planned(self, name: str, *args: Any, partition: str | None = None) -> Any:
+        sql = query_of(name, partition) if partition else query(name)
+        return await self._connection.fetch(sql, *args)

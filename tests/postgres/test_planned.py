@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
-from gateway.store import database
 from gateway.store.database import Database
+from gateway.store.sql import query
 
 PLANS = "SELECT statement, generic_plans, custom_plans FROM pg_prepared_statements"
 
 
-async def test_a_connection_comes_with_its_plans(db: Database) -> None:
+async def test_a_connection_comes_with_its_plan(db: Database) -> None:
     await db.plan()
     assert len(db._kept) == db._planned
     for connection in db._kept:
-        plans = {
-            re.findall(r"-- (Record|One)", row["statement"])[0]: (
-                row["generic_plans"],
-                row["custom_plans"],
-            )
+        (plan,) = [
+            row
             for row in await connection.fetch(PLANS)
-            if row["statement"].startswith("-- ")
-        }
-        assert plans == {"Record": (1, 0), "One": (1, 0)}
+            if row["statement"] == query("events.accept")
+        ]
+        assert (plan["generic_plans"], plan["custom_plans"]) == (1, 0)
 
 
 async def test_it_is_used_and_no_other_is_opened(db: Database) -> None:
@@ -43,13 +38,3 @@ async def test_planning_writes_nothing(db: Database, connection: Any) -> None:
     before = await connection.fetchrow(counts)
     await db.plan()
     assert await connection.fetchrow(counts) == before
-
-
-def test_every_statement_that_is_planned_once_is_planned_ahead() -> None:
-    root = Path(database.__file__).parents[1]
-    asked = {
-        name
-        for path in root.rglob("*.py")
-        for name in re.findall(r'fetch_planned\(\s*"([a-z_.]+)"', path.read_text())
-    }
-    assert asked == set(database._PLANNED)

@@ -17,7 +17,7 @@ import pytest
 from store_samples import NODE
 from uuid_utils.compat import uuid7
 
-from gateway.store.sql import query
+from gateway.store.sql import query, query_of
 
 DAYS = 4  # of history besides today
 BIG = 200_000
@@ -242,12 +242,15 @@ async def test_what_came_since_the_day_was_analysed_is_not_sorted(
             assert rows_touched(node) <= 2000, node
 
 
+@pytest.mark.parametrize("of_a_day", [False, True], ids=["whole", "of a day"])
 @pytest.mark.parametrize("analyse", [False, True], ids=["unanalysed", "analysed"])
 async def test_a_settlement_planned_on_empty_tables_is_right_on_full_ones(
-    planned: Any, connection: Any, analyse: bool
+    planned: Any, connection: Any, analyse: bool, of_a_day: bool
 ) -> None:
     """As a process does it that is started on the first day, and lives long."""
-    await planned.execute(f"PREPARE settle AS {query('jobs.settle')}")
+    today = f"jobs_{await todays_noon(connection):%Y%m%d}"
+    sql = query_of("jobs.settle", today) if of_a_day else query("jobs.settle")
+    await planned.execute(f"PREPARE settle AS {sql}")
 
     async def explained() -> list[Any]:
         args = (await statements(connection))["jobs.settle"]

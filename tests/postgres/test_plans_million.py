@@ -19,7 +19,7 @@ from store_samples import NODE
 from test_plans import fill, literal, nodes_of, rows_touched, statements
 
 from gateway.store.database import _SETTINGS
-from gateway.store.sql import names, query
+from gateway.store.sql import names, query, query_of
 
 MILLION = 1_000_000
 DAYS = 10
@@ -138,7 +138,9 @@ async def hot(connection: Any) -> dict[str, list[Any]]:
     }
 
 
-async def explain(connection: Any, name: str, args: list[Any], *, mode: str) -> list[Any]:
+async def explain(
+    connection: Any, name: str, args: list[Any], *, mode: str, partition: str | None = None
+) -> list[Any]:
     """Run the statement as a session with this plan_cache_mode does, undo it; return the plan."""
     given = f"({', '.join(literal(arg) for arg in args)})" if args else ""
     transaction = connection.transaction()
@@ -147,7 +149,8 @@ async def explain(connection: Any, name: str, args: list[Any], *, mode: str) -> 
         await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
         if name in PLANNED:
             await connection.execute("SET LOCAL enable_seqscan = off")
-        await connection.execute(f"PREPARE hot AS {query(name)}")
+        sql = query_of(name, partition) if partition else query(name)
+        await connection.execute(f"PREPARE hot AS {sql}")
         text = await connection.fetchval(
             f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE hot{given}"
         )
@@ -207,6 +210,28 @@ async def test_hot_plans_on_a_million_rows(million: Any, mode: str) -> None:
         if (name, mode) not in KNOWN:
             wrong += faults(name, await explain(million, name, args, mode=mode))
     assert wrong == []
+
+
+@pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
+async def test_the_settlement_of_a_day_among_a_million_rows(million: Any, mode: str) -> None:
+    arguments = await hot(million)
+    ours = arguments["jobs.release"][0]
+    (name,) = await million.fetch(
+        """SELECT DISTINCT c.relname FROM gateway.jobs j JOIN pg_class c ON c.oid = j.tableoid
+           WHERE j.id = ANY ($1)""",
+        ours,
+    )
+    partition = name["relname"]
+    plan = await explain(
+        million, "jobs.settle", arguments["jobs.settle"], mode=mode, partition=partition
+    )
+    assert faults("jobs.settle", plan) == []
+    (written,) = [
+        node
+        for node in plan
+        if node.get("Relation Name") == partition and node["Node Type"] == "ModifyTable"
+    ]
+    assert written["Actual Rows"] == len(ours)
 
 
 async def test_no_statement_costs_more_with_more_nodes(million: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from store_samples import (
@@ -25,6 +27,8 @@ from store_samples import (
 from gateway.model import Job
 from gateway.store import events, jobs, nodes
 from gateway.store.database import Database
+from gateway.store.jobs import Settled, settle
+from gateway.store.partitions import JobPartitions
 
 
 @pytest.fixture
@@ -32,6 +36,20 @@ async def job(connection: Any) -> Job:
     await put_node(connection)
     job_id = await put_job(connection, state="running", node=NODE, claim_no=1)
     return await held_job(connection, job_id)
+
+
+async def settle_by_day(db: Database, batch: Sequence[Settled], *, node: str) -> set[UUID]:
+    parts = await JobPartitions(db).split(batch)
+    assert None not in parts
+    return set().union(
+        *[await settle(db, part, node=node, partition=name) for name, part in parts.items()]
+    )
+
+
+@pytest.fixture(autouse=True, params=[settle, settle_by_day], ids=["whole", "by day"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every law holds for the statement on the whole table, and for that on a day's partition."""
+    monkeypatch.setattr(jobs, "settle", request.param)
 
 
 # The fence ---------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 
 
@@ -12,6 +12,12 @@ def query(name: str) -> str:
     """Return the text of the query *name*, such as ``jobs.claim``; KeyError if there is none."""
     file, _, label = name.partition(".")
     return _file(file)[label]
+
+
+@lru_cache(maxsize=64)
+def query_of(name: str, partition: str) -> str:
+    """Return the query *name*, which updates jobs, for those of that *partition* alone."""
+    return query(name).replace("UPDATE gateway.jobs ", f"UPDATE gateway.{partition} ")
 
 
 @cache

@@ -68,12 +68,13 @@ FROM claimed ORDER BY priority, id
 -- Record how attempts ended, fenced: a row whose claim_no moved on, or that is not running any
 -- more, is somebody else's by now and stays as it is. The history and the follow-up jobs are
 -- written only for the rows that matched. Returns those.
--- It is planned once (see Database.fetch_planned): $29 and $30, the least and the greatest of the ids,
--- prune the partitions when it runs. Attempts that ended alike say so once, as in events.accept:
--- $1-$5 the endings, to which the attempts ($6-$13) refer by position; an array is null where it would
--- hold nothing but nulls. Attempts are numbered, though nobody asks for the numbers, because the
--- planner expects a thousand of what is numbered so, and then finds them by a hash. Of the few that
--- it expects otherwise it would compare each with each job.
+-- It is planned once (see Database.fetch_planned), and as a rule for the partition of a day alone (see
+-- JobPartitions). If not, $29 and $30, the least and the greatest of the ids, prune when it runs.
+-- Attempts that ended alike say so once, as in events.accept: $1-$5 the endings, to which the attempts
+-- ($6-$13) refer by position; an array is null where it would hold nothing but nulls. Attempts are
+-- numbered, though nobody asks for the numbers, because the planner expects a thousand of what is
+-- numbered so, and then finds them by a hash. Of the few that it expects otherwise it would compare
+-- each with each job.
 WITH outcome AS MATERIALIZED (
     SELECT o.*, ($1::text[])[o.ending_no] AS state, ($2::int[])[o.ending_no] AS attempt,
            ($3::int[])[o.ending_no] AS claim_no, ($4::int[])[o.ending_no] AS http_status,

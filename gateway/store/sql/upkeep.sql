@@ -10,6 +10,15 @@ ORDER BY day, parent
 -- name: make_partition
 SELECT gateway.make_partition($1, $2) AS made
 
+-- name: job_partitions
+-- The partitions that have a day each; its number is counted from 1970-01-01.
+WITH leaves AS MATERIALIZED (
+    SELECT inhrelid FROM pg_inherits WHERE inhparent = 'gateway.jobs'::regclass
+)
+SELECT c.relname::text AS name, to_date(substr(c.relname, 6), 'YYYYMMDD') - date '1970-01-01' AS day_number
+FROM leaves l JOIN pg_class c ON c.oid = l.inhrelid
+WHERE c.relname ~ '^jobs_\d{8}$'
+
 -- name: unsealed_days
 -- Days whose partition is two days old and may still have unfinished jobs. $1 the moment.
 WITH leaves AS MATERIALIZED (
