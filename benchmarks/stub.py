@@ -3,7 +3,7 @@
 It answers every POST with 200 and a small body, and remembers when each numbered event first
 arrived. Control, by GET: ``/_reset``, ``/_count``, ``/_arrivals`` (raw int64, CLOCK_MONOTONIC ns
 by number; 0: not arrived), ``/_hang`` (stop answering), ``/_answer`` (go on, the waiting first),
-``/_watch`` (an endless answer: one line with the count whenever it has grown).
+``/_watch`` (an endless answer: one line with the count soon after it has changed).
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ class Stub:
         self.hanging = False
         self.waiting: list[asyncio.Transport] = []
         self.watchers: list[asyncio.Transport] = []
+        self.telling = False  # in a moment
         self.reset()
 
     def reset(self) -> None:
         self.arrived_ns = array("q")
         self.unique = 0
         self.duplicates = 0
-        self.told = 0
+        self.tell_soon()
 
     def deliver(self, transport: asyncio.Transport, message: bytes) -> None:
         now_ns = time.monotonic_ns()
@@ -56,6 +57,8 @@ class Stub:
         else:
             self.arrived_ns[seq] = now_ns
             self.unique += 1
+            if not self.telling:
+                self.tell_soon()
         if self.hanging:
             self.waiting.append(transport)
         else:
@@ -66,7 +69,7 @@ class Stub:
         match path:
             case b"/_watch":
                 self.watchers.append(transport)
-                self.told = -1
+                self.tell_soon()
                 return
             case b"/_reset":
                 self.reset()
@@ -83,14 +86,17 @@ class Stub:
                 body = msgspec.json.encode(Count(self.unique, self.duplicates, len(self.waiting)))
         transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
 
-    async def tell_watchers(self) -> None:
-        while True:
-            await asyncio.sleep(_WATCH_SECONDS)
-            if self.unique != self.told:
-                self.told = self.unique
-                self.watchers = [one for one in self.watchers if not one.is_closing()]
-                for watcher in self.watchers:
-                    watcher.write(b"%d\n" % self.told)
+    def tell_soon(self) -> None:
+        """Tell the watchers in a moment, of all that comes until then."""
+        if self.watchers and not self.telling:
+            self.telling = True
+            asyncio.get_running_loop().call_later(_WATCH_SECONDS, self.tell_watchers)
+
+    def tell_watchers(self) -> None:
+        self.telling = False
+        self.watchers = [one for one in self.watchers if not one.is_closing()]
+        for watcher in self.watchers:
+            watcher.write(b"%d\n" % self.unique)
 
 
 class Connection(asyncio.Protocol):
@@ -123,7 +129,7 @@ async def serve(port: int) -> None:
         lambda: Connection(stub), "127.0.0.1", port, backlog=1024
     )
     async with server:
-        await stub.tell_watchers()
+        await server.serve_forever()
 
 
 if __name__ == "__main__":
