@@ -22,10 +22,10 @@ _statements: dict[str, list[float]] = {}  # calls, seconds
 
 
 def _counted(fetch: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def counting(db: Database, name: str, *args: Any) -> Any:
+    async def counting(db: Database, name: str, *args: Any, **options: Any) -> Any:
         began = perf_counter()
         try:
-            return await fetch(db, name, *args)
+            return await fetch(db, name, *args, **options)
         finally:
             entry = _statements.setdefault(" ".join(name.split())[:60], [0, 0.0])
             entry[0] += 1
