@@ -97,7 +97,12 @@ class VirtualDatabase:
         rows: list[Any] = getattr(self, name.replace(".", "_"))(*args) or []
         return rows
 
-    fetch_planned = fetch
+    async def fetch_planned(self, name: str, *args: Any, partition: str | None = None) -> list[Any]:
+        assert partition is None, "there are none here"
+        return await self.fetch(name, *args)
+
+    def upkeep_job_partitions(self) -> None:
+        pass
 
     def now(self) -> datetime:
         return EPOCH + timedelta(seconds=self.loop.time())

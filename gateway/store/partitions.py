@@ -7,10 +7,10 @@ On a day's own partition the same statement knows nothing of the others.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from time import monotonic
 from uuid import UUID
 
 from gateway.errors import DatabaseUnavailable
@@ -42,13 +42,14 @@ class JobPartitions:
         return parts
 
     async def _look(self) -> None:
-        if monotonic() < self._looked + LOOK_SECONDS:
+        now = asyncio.get_running_loop().time()
+        if now < self._looked + LOOK_SECONDS:
             return
         try:
             rows = await self._db.fetch("upkeep.job_partitions")
         except DatabaseUnavailable:
             return  # whoever writes next will wait for it
-        self._looked = monotonic()
+        self._looked = now
         self._names = {row["day_number"]: row["name"] for row in rows}
 
 
