@@ -199,6 +199,12 @@ class VirtualDatabase:
             settled.append((job_id,))
         return settled
 
+    def jobs_look(self, lanes: list[str], _floor: UUID) -> list[Any]:
+        found: list[str | None] = [lane for lane in lanes if self._available[lane]]
+        if self._scheduled and self._scheduled[0][0] <= self.loop.time():
+            found.append(None)
+        return [{"lane": lane} for lane in found]
+
     def jobs_promote(self, limit: int, _floor: UUID) -> list[Any]:
         promoted: dict[str, int] = defaultdict(int)
         while self._scheduled and self._scheduled[0][0] <= self.loop.time() and limit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from uuid import UUID
 
 from gateway.errors import DatabaseUnavailable
@@ -22,7 +23,11 @@ PROMOTE_ROWS = 1000
 
 
 class Feeder:
-    """Claims for lanes below their low-water mark. Polling is the truth, a wake-up only a hint."""
+    """Claims for lanes below their low-water mark. Polling is the truth, a wake-up only a hint.
+
+    A poll is a look whether there is anything: to claim for each lane, or to promote, would be
+    several times as dear, and mostly for nothing.
+    """
 
     def __init__(
         self,
@@ -42,6 +47,7 @@ class Feeder:
         self.oldest_unfinished = UUID(int=0)
         # Held while a claim is in flight: the heartbeat must not raise the floor past its jobs.
         self.claiming = asyncio.Lock()
+        self._look_at = 0.0  # loop time
         self._stopping = False
         self._stopped = asyncio.Event()
 
@@ -75,12 +81,11 @@ class Feeder:
                 wait.cancel()
 
     async def _sleep(self) -> None:
-        try:
-            await asyncio.wait_for(self._ready.wake.wait(), self._poll_seconds)
-        except TimeoutError:
-            self._ready.promote = True
-            for lane in self._ready.lanes.values():
-                lane.backlog_checked = False
+        """Sleep until woken, or until it is time to look."""
+        rest = self._look_at - asyncio.get_running_loop().time()
+        if rest > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ready.wake.wait(), rest)
         self._ready.wake.clear()
 
     async def _feed(self) -> bool:
@@ -90,10 +95,25 @@ class Feeder:
             await self._release_strays()
         await self._give_back_parked()
         await self._set_aside_paused()
+        if self._look_at <= asyncio.get_running_loop().time():
+            await self._look()
         again = False
         if self._ready.promote:
             again = await self._promote()
         return await self._claim() or again
+
+    async def _look(self) -> None:
+        """Look for what nobody has told us of: other nodes leave jobs, and far retries come due."""
+        lanes = [
+            lane for lane in self._ready.lanes.values() if not lane.backlog and lane.room() > 0
+        ]
+        left, due = await jobs.look(
+            self._db, [lane.name for lane in lanes], floor=self.oldest_unfinished
+        )
+        self._look_at = asyncio.get_running_loop().time() + self._poll_seconds
+        for lane in lanes:
+            lane.backlog = lane.backlog or lane.name in left
+        self._ready.promote = self._ready.promote or due
 
     async def _promote(self) -> bool:
         self._ready.promote = False
@@ -101,17 +121,12 @@ class Feeder:
         for name in promoted:
             if lane := self._ready.lanes.get(name):
                 lane.backlog = True
-                lane.backlog_checked = False
         if sum(promoted.values()) >= PROMOTE_ROWS:
             self._ready.promote = True
         return self._ready.promote
 
     async def _claim(self) -> bool:
-        hungry = [
-            lane
-            for lane in self._ready.lanes.values()
-            if (lane.backlog or not lane.backlog_checked) and lane.room() > 0
-        ]
+        hungry = [lane for lane in self._ready.lanes.values() if lane.backlog and lane.room() > 0]
         if not hungry or self._stopping:
             return False
         rooms = [_portions(lane) for lane in hungry]

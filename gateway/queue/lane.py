@@ -81,10 +81,9 @@ class Lane:
         self.breaker = breaker
         # True until a claim has found nothing more: new jobs must not overtake older ones.
         self.backlog = True
-        self.backlog_checked = False  # since the last poll: another node may have added to it
         self.bookmark = Bookmark()
         self._left_some = True  # the last claim, as far as is known
-        # New jobs that start after what the claim under way finds; None: nothing is to be found.
+        # New jobs that start after what the claim under way finds; None: there is no claim.
         self._behind: list[Job] | None = None
         self.held = 0  # handed off or claimed, and not yet settled or released
         self.waiting = 0
@@ -132,9 +131,8 @@ class Lane:
         job is only held until the next has ended: were it to join the backlog too, a lane to which
         something comes during each claim would claim for ever.
         """
-        self._behind = [] if self.backlog else None
+        self._behind = []
         self.backlog = False  # what is added from here on sets it again
-        self.backlog_checked = True
 
     def end_claim(self, *, left_some: bool) -> None:
         """Start what came during the claim; what it found was pushed before."""

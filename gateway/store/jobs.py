@@ -141,6 +141,13 @@ async def settle(
     return {row[0] for row in rows}
 
 
+async def look(db: Database, lanes: Sequence[str], *, floor: UUID) -> tuple[set[str], bool]:
+    """Return which of these lanes have a backlog, and whether a scheduled job is due."""
+    rows = await db.fetch("jobs.look", lanes, floor)
+    found = {row["lane"] for row in rows}
+    return found - {None}, None in found
+
+
 async def promote(db: Database, *, limit: int, floor: UUID) -> dict[str, int]:
     """Make due jobs claimable; return how many in which lane."""
     rows = await db.fetch("jobs.promote", limit, floor)

@@ -203,6 +203,5 @@ class Acts:
 
     def _wake_feeder(self) -> None:
         for lane in self._deps.ready.lanes.values():
-            lane.backlog_checked = False
-            lane.bookmark.lose()
+            lane.expect_older()
         self._deps.ready.wake.set()

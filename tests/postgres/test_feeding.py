@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
-from store_samples import NODE, put_node, webhook
+from store_samples import NODE, ZERO, put_job, put_node, webhook
 
 from gateway.errors import DatabaseUnavailable
 from gateway.model import Job
@@ -126,13 +127,92 @@ async def test_nothing_overtakes_a_backlog_of_many_claims(shop: Shop) -> None:
     assert shop.executed == shop.arrived, "with nothing to overtake, it starts at once"
 
 
-async def test_a_look_whether_another_node_left_something_delays_nothing(shop: Shop) -> None:
+@pytest.mark.parametrize("state", ["scheduled", "available"])
+async def test_what_others_left_is_found_however_busy_the_feeder_is(
+    shop: Shop, connection: Any, state: str
+) -> None:
+    """It is woken again and again, as by a long backlog or by jobs in line; who left it is gone."""
+    shop.let_on.set()
+    feeding = asyncio.ensure_future(shop.feeder.run())
+    try:
+        await shop.held_up.wait()
+        left = await put_job(connection, state=state)
+        async with asyncio.timeout(20):
+            while left not in shop.executed:
+                shop.ready.wake.set()
+                await asyncio.sleep(0.01)
+    finally:
+        shop.feeder.stop()
+        await feeding
+
+
+async def test_a_look_whether_others_left_something_delays_nothing(
+    shop: Shop, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await shop.claim(meanwhile=0)
     assert not shop.lane.backlog
-    shop.lane.backlog_checked = False
-    async with shop.claiming():
+    look, found = jobs.look, []
+
+    async def look_slowly(*args: Any, **given: Any) -> Any:
+        found.append(await look(*args, **given))
         await shop.arrive()
         assert shop.executed == shop.arrived
+        return found[-1]
+
+    monkeypatch.setattr(jobs, "look", look_slowly)
+    await shop.feeder._look()
+    assert found == [(set(), False)]
+    left = await put_job(connection)
+    await shop.feeder._look()
+    assert found[1:] == [({"crm"}, False)]
+    assert shop.lane.backlog
+    await shop.claim(meanwhile=1)
+    assert shop.executed == [*shop.arrived[:2], left, shop.arrived[2]]
+
+
+async def test_a_look_finds_what_is_there_to_claim_or_to_promote(
+    db: Database, connection: Any
+) -> None:
+    now = await connection.fetchval("SELECT now()")
+    assert await jobs.look(db, ["crm"], floor=ZERO) == (set(), False)
+    later = now + timedelta(hours=1)
+    waiting = await put_job(connection, vendor="mail")
+    for state, vendor, run_at in (
+        ("available", "crm2", now),
+        ("running", "crm", now),
+        ("blocked", "crm", now),
+        ("dead", "crm", now),
+        ("scheduled", "crm", later),
+    ):
+        await put_job(connection, state=state, vendor=vendor, run_at=run_at)
+    assert await jobs.look(db, ["cr", "crm", "mai", "mail"], floor=ZERO) == ({"mail"}, False)
+    above = UUID(int=waiting.int + 1)
+    assert await jobs.look(db, ["crm", "mail"], floor=above) == (set(), False)
+    due = await put_job(connection, state="scheduled", vendor="none", run_at=now)
+    assert await jobs.look(db, ["crm2", "mail"], floor=ZERO) == ({"crm2", "mail"}, True)
+    assert await jobs.look(db, [], floor=due) == (set(), True)
+    assert await jobs.look(db, [], floor=UUID(int=due.int + 1)) == (set(), False)
+
+
+async def test_who_has_no_room_or_a_backlog_is_not_looked_after(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def look(_db: Database, lanes: Any, **_given: Any) -> Any:
+        asked.append(list(lanes))
+        return set(), True
+
+    monkeypatch.setattr(jobs, "look", look)
+    await shop.feeder._look()
+    shop.lane.backlog = False
+    shop.lane.pause(True)
+    await shop.feeder._look()
+    shop.lane.pause(False)
+    shop.ready.promote = False
+    await shop.feeder._look()
+    assert asked == [[], [], ["crm"]]
+    assert shop.ready.promote
 
 
 async def test_what_waits_for_a_claim_starts_though_it_fails(shop: Shop) -> None:

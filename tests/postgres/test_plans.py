@@ -120,6 +120,7 @@ async def statements(connection: Any) -> dict[str, list[Any]]:
             *([now.timestamp()] * count, [1.0] * count, None, None),
             *(["{}"] * count, ["{}"] * count, NODE, *([[]] * 14), min(ours), max(ours)),
         ],
+        "jobs.look": [lanes, floor],
         "jobs.promote": [100, floor],
         "jobs.release": [ours, NODE],
         "jobs.mark_started": [ours, [0] * count, [now] * count],
@@ -222,9 +223,13 @@ async def test_a_claim_stops_early_in_a_large_backlog(connection: Any, analyse: 
             assert rows_touched(node) <= 2000, node
 
 
-@pytest.mark.parametrize("name", ["jobs.claim", "jobs.promote"])
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [("jobs.claim", "available"), ("jobs.promote", "scheduled"),
+     ("jobs.look", "available"), ("jobs.look", "scheduled")],
+)  # fmt: skip
 async def test_what_came_since_the_day_was_analysed_is_not_sorted(
-    connection: Any, name: str
+    connection: Any, name: str, state: str
 ) -> None:
     """By its statistics nothing waits: the planner expects a row of any index, and may sort it."""
     await fill(connection, 100_000, waiting=0, analyse=True)
@@ -234,7 +239,7 @@ async def test_what_came_since_the_day_was_analysed_is_not_sorted(
            SELECT gateway.uuid7(), 'orders', 'lane' || n % 3, 'call', $1::gateway.job_state, n % 10,
                   3, n::text, now() - interval '1 minute'
            FROM generate_series(1, 30000) AS n""",
-        "available" if name == "jobs.claim" else "scheduled",
+        state,
     )
     plan, _ = await explain(connection, name, (await statements(connection))[name])
     for node in plan:
@@ -287,7 +292,7 @@ async def test_days_below_the_floor_are_not_even_planned(connection: Any) -> Non
     today = await connection.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date")
     old = {f"jobs_{today - timedelta(days=ago):%Y%m%d}" for ago in range(2, DAYS + 1)}
     arguments = await statements(connection)
-    for name in ("jobs.claim", "jobs.promote", "jobs.backlog", "nodes.rescue"):
+    for name in ("jobs.claim", "jobs.look", "jobs.promote", "jobs.backlog", "nodes.rescue"):
         plan, _ = await explain(connection, name, arguments[name])
         assert not old & {node.get("Relation Name") for node in plan}, name
     for name in ("jobs.settle", "jobs.release", "jobs.mark_started", "events.of_jobs"):

@@ -297,13 +297,13 @@ async def test_a_job_is_shown_and_its_acts_are_taken(serve: Any, db: Database) -
     world, client = await serve()
     dead = await add_job(db, state="dead")
     lane = world.ready.lanes["crm"]
-    lane.backlog_checked = True
+    lane.backlog = False
     made = await client.post(f"{API}/jobs/{dead}/replay")
     assert made.status == 201
     fresh = (await made.json())["id"]
     assert made.headers["Location"] == f"{API}/jobs/{fresh}"
     assert world.ready.wake.is_set()
-    assert not lane.backlog_checked
+    assert lane.backlog
     shown = await (await client.get(f"{API}/jobs/{fresh}")).json()
     assert (shown["replay_of"], shown["state"]) == (str(dead), "available")
     assert shown["attempts"] == []

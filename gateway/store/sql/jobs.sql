@@ -133,6 +133,18 @@ WITH outcome AS MATERIALIZED (
 )
 SELECT id FROM settled
 
+-- name: look
+-- Which of the lanes $1 have something in the backlog; a lane of null says that a scheduled job is
+-- due. $2 the floor under the ids. Each question is for the first of an index, as in claim.
+SELECT w.lane
+FROM unnest($1::text[]) AS w (lane)
+WHERE (SELECT true FROM gateway.jobs j
+       WHERE (j.vendor, j.id) >= (w.lane, $2) AND j.vendor <= w.lane AND j.claimable AND j.id >= $2
+       ORDER BY j.vendor, j.id LIMIT 1)
+UNION ALL
+SELECT NULL
+WHERE (SELECT true FROM gateway.jobs WHERE due_at <= now() AND id >= $2 ORDER BY due_at LIMIT 1)
+
 -- name: promote
 -- Make due jobs claimable; return their lanes. $1 how many at most, $2 the floor under the ids.
 WITH due AS MATERIALIZED (
