@@ -40,6 +40,7 @@ from gateway.web.doors import open_doors
 from gateway.web.figures import AdminDeps
 from gateway.web.intake import Intake
 from gateway.web.server import Listener, admin_listener, public_listener
+from gateway.web.turnstile import Turnstile
 from gateway.worker import Worker
 
 log = get_logger("gateway.service")
@@ -170,6 +171,7 @@ async def build_parts(
         prompt=intake,
         max_connections=config.server.connections,
         on_refused=metrics.connections_refused_total.inc,
+        turnstile=Turnstile(behind=ready.behind),
     )
     metrics.before_render.append(lambda: metrics.connections.set(public.connections))
     metrics.before_render.append(lambda: metrics.requests_waiting.set(public.waiting()))

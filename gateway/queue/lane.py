@@ -156,6 +156,14 @@ class Lane:
             return True
         return self.limiter is not None and self.limiter.delay() > LONG_WAIT_SECONDS
 
+    def behind(self) -> bool:
+        """Return whether more jobs wait than have slots, though nothing but slots is missing."""
+        return (
+            self.waiting > self.concurrency
+            and self._startable()
+            and (self.limiter is None or self.limiter.delay() <= 0.0)
+        )
+
     def hand_off(self, job: Job) -> None:
         """Queue the new *job*, which is counted as held already, behind a claim under way."""
         if self._behind is None:

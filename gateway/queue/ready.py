@@ -130,6 +130,10 @@ class ReadyQueue:
         self.promote = True
         self.wake.set()
 
+    def behind(self) -> bool:
+        """Return whether jobs of some lane wait for nothing but those before them."""
+        return any(lane.behind() for lane in self.lanes.values())
+
     # Figures ------------------------------------------------------------------------------------
 
     def oldest_held(self) -> UUID | None:

@@ -15,6 +15,7 @@ from virtual_time import VirtualTime, in_virtual_time
 
 from gateway.model import Job
 from gateway.queue.lane import AGEING_SHARE, FAILING_GAP_SECONDS, LONG_WAIT_SECONDS, Lane
+from gateway.queue.ready import ReadyQueue
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 _numbers = itertools.count(1)
@@ -308,13 +309,14 @@ class Gate:
     def __init__(self) -> None:
         self.permits = asyncio.Semaphore(0)
         self.asked = 0
+        self.seconds = 0.0  # until it lets one through
 
     async def acquire(self) -> None:
         self.asked += 1
         await self.permits.acquire()
 
     def delay(self) -> float:
-        return 0.0
+        return self.seconds
 
 
 async def test_a_call_starts_once_the_limiter_lets_it() -> None:
@@ -344,6 +346,33 @@ async def test_the_most_urgent_at_that_moment_goes() -> None:
     await turns()
     assert shop.started == [urgent]
     await shop.end()
+
+
+async def test_a_lane_is_behind_when_nothing_but_slots_is_missing() -> None:
+    shop = Workshop(patient=True, capacity=100)
+    ready = ReadyQueue(inline_body_bytes=0)
+    ready.lanes = {"idle": Workshop().lane, "crm": shop.lane}
+    shop.push(*[new_job() for _ in range(4)])
+    await asyncio.sleep(0)
+    assert (shop.lane.running, shop.lane.waiting) == (2, 2)
+    assert not ready.behind(), "as many wait as will start next"
+    shop.push(new_job())
+    assert ready.behind()
+    shop.lane.pause(True)
+    assert not ready.behind()
+    shop.lane.pause(False)
+    shop.lane.park(1.0)
+    assert not ready.behind()
+    shop.lane.resume()
+    assert ready.behind()
+    shop.lane.limiter = gate = Gate()
+    gate.seconds = 0.5
+    assert not ready.behind(), "its vendor takes no more"
+    gate.seconds = 0.0
+    assert ready.behind()
+    shop.lane.limiter = None
+    await shop.end()
+    assert not ready.behind()
 
 
 async def test_a_handler_is_not_held_up_by_the_limiter() -> None:

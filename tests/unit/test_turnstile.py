@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.web.turnstile import REST_TURNS, Turnstile
+from gateway.web.turnstile import MOST_REST_TURNS, REST_TURNS, Turnstile
 
 SLICE = 0.005
 
@@ -43,7 +43,10 @@ class Guest:
 class Scene:
     def __init__(self) -> None:
         self.clock = Clock()
-        self.turnstile = Turnstile(slice_seconds=SLICE, clock=self.clock)
+        self.behind = False
+        self.turnstile = Turnstile(
+            slice_seconds=SLICE, clock=self.clock, behind=lambda: self.behind
+        )
         self.entered: list[tuple[int, float]] = []  # who, after how many seconds
         self.spent: list[list[float]] = [[]]  # by turn of the loop
 
@@ -62,11 +65,12 @@ costs = st.floats(0.0, 0.02)
 
 
 @settings(deadline=None)
-@given(st.lists(st.lists(costs, max_size=30), max_size=12))
+@given(st.lists(st.lists(costs, max_size=30), max_size=12), st.booleans())
 def test_all_are_let_in_once_and_in_their_order_and_no_turn_takes_longer_than_its_slice(
-    arrivals: list[list[float]],
+    arrivals: list[list[float]], behind: bool
 ) -> None:
     scene, count = Scene(), sum(map(len, arrivals))
+    scene.behind = behind
     asyncio.run(scene.turns(arrivals))
     assert [name for name, _ in scene.entered] == list(range(count))
     for spent in scene.spent:
@@ -89,6 +93,29 @@ async def test_the_rest_of_the_loop_has_its_turns_between_two_slices() -> None:
     await other()
     slices = 1000 / 6  # five or six in each
     assert others >= REST_TURNS * (slices - 1)
+
+
+@pytest.mark.parametrize(
+    ("behind_turns", "rest"),
+    [(0, REST_TURNS), (REST_TURNS - 1, REST_TURNS), (REST_TURNS, REST_TURNS + 1),
+     (10, 11), (1000, MOST_REST_TURNS)],
+)  # fmt: skip
+async def test_jobs_that_are_behind_have_more_turns_and_not_any_number(
+    behind_turns: int, rest: int
+) -> None:
+    """They catch up after so many turns of each rest."""
+    scene, turns = Scene(), []
+    for number in range(10):
+        Guest(scene, number, SLICE).arrive()
+    since, entered = 0, len(scene.entered)
+    while len(scene.turnstile):
+        since += 1
+        scene.behind = since <= behind_turns
+        await asyncio.sleep(0)
+        if len(scene.entered) > entered:
+            turns.append(since)
+            since, entered = 0, len(scene.entered)
+    assert turns == [rest] * 9
 
 
 async def test_each_is_told_how_long_it_has_waited() -> None:
