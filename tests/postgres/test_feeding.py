@@ -215,6 +215,21 @@ async def test_who_has_no_room_or_a_backlog_is_not_looked_after(
     assert shop.ready.promote
 
 
+async def test_what_is_told_during_a_look_is_not_forgotten(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def look(*_args: Any, **_given: Any) -> Any:
+        shop.lane.expect_older()
+        shop.ready.promote = True
+        return set(), False
+
+    monkeypatch.setattr(jobs, "look", look)
+    shop.lane.backlog = shop.ready.promote = False
+    await shop.feeder._look()
+    assert shop.lane.backlog
+    assert shop.ready.promote
+
+
 async def test_what_waits_for_a_claim_starts_though_it_fails(shop: Shop) -> None:
     await shop.claim(meanwhile=0)
     shop.lane.backlog = True
