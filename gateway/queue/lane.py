@@ -84,7 +84,7 @@ class Lane:
         self.bookmark = Bookmark()
         self._left_some = True  # the last claim, as far as is known
         # New jobs that start after what the claim under way finds; None: there is no claim.
-        self._behind: list[Job] | None = None
+        self._after_claim: list[Job] | None = None
         self.held = 0  # handed off or claimed, and not yet settled or released
         self.waiting = 0
         self.running = 0
@@ -108,7 +108,7 @@ class Lane:
         """Return whether a new job may skip the backlog: there is room and nobody to overtake."""
         if self.backlog or not self._open or self.stalled():
             return False
-        if self._behind is not None and self._left_some:
+        if self._after_claim is not None and self._left_some:
             return False  # nor does it start before what the claim under way will leave
         if self.breaker is not None and not self.breaker.closed:
             return self.held == 0  # one to probe with
@@ -131,15 +131,15 @@ class Lane:
         job is only held until the next has ended: were it to join the backlog too, a lane to which
         something comes during each claim would claim for ever.
         """
-        self._behind = []
+        self._after_claim = []
         self.backlog = False  # what is added from here on sets it again
 
     def end_claim(self, *, left_some: bool) -> None:
         """Start what came during the claim; what it found was pushed before."""
         self._left_some = left_some
         self.backlog = self.backlog or left_some
-        behind, self._behind = self._behind, None
-        for job in behind or ():
+        jobs, self._after_claim = self._after_claim, None
+        for job in jobs or ():
             self.push(job)
 
     def room(self) -> int:
@@ -166,10 +166,10 @@ class Lane:
 
     def hand_off(self, job: Job) -> None:
         """Queue the new *job*, which is counted as held already, behind a claim under way."""
-        if self._behind is None:
+        if self._after_claim is None:
             self.push(job)
         else:
-            self._behind.append(job)
+            self._after_claim.append(job)
 
     def push(self, job: Job) -> None:
         """Queue *job*, which is counted as held already, and start it as soon as a slot is free."""
@@ -226,9 +226,9 @@ class Lane:
         for queue in self._queues:
             queue.clear()
         self.waiting = 0
-        if self._behind is not None:
-            dropped += self._behind
-            self._behind = []
+        if self._after_claim is not None:
+            dropped += self._after_claim
+            self._after_claim = []
         for slot in self._in_line:  # for a job that is gone; with a small rate that may be long
             slot.cancel()
         return dropped
