@@ -57,8 +57,7 @@ class Stub:
         else:
             self.arrived_ns[seq] = now_ns
             self.unique += 1
-            if not self.telling:
-                self.tell_soon()
+            self.tell_soon()
         if self.hanging:
             self.waiting.append(transport)
         else:

@@ -82,10 +82,9 @@ class Feeder:
 
     async def _sleep(self) -> None:
         """Sleep until woken, or until it is time to look."""
-        rest = self._look_at - asyncio.get_running_loop().time()
-        if rest > 0:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._ready.wake.wait(), rest)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._look_at):
+                await self._ready.wake.wait()
         self._ready.wake.clear()
 
     async def _feed(self) -> bool:

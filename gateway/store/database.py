@@ -12,7 +12,7 @@ import asyncpg
 
 from gateway.errors import DatabaseUnavailable, GatewayError, TooWide
 from gateway.store import migrations
-from gateway.store.sql import query, query_of
+from gateway.store.sql import query
 
 # A statement's own bound, in seconds; the server's is a little longer, so that a statement whose
 # connection we gave up on cannot commit much later.
@@ -179,9 +179,7 @@ class Database:
         """
         if partition is not None:
             with suppress(asyncpg.UndefinedTableError):
-                return await self._fetch(
-                    self._planned_connection(), query_of(name, partition), args
-                )
+                return await self._fetch(self._planned_connection(), query(name, partition), args)
         return await self._fetch(self._planned_connection(), query(name), args)
 
     @asynccontextmanager

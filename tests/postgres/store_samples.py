@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from gateway.model import Event, Job, NewJob
 from gateway.store.database import Database
 from gateway.store.events import Acceptance
 from gateway.store.jobs import Settled
-from gateway.store.sql import query, query_of
+from gateway.store.sql import query
 
 NODE = "one/1"
 OTHER = "two/2"
@@ -82,6 +82,22 @@ async def put_job(
             "UPDATE gateway.jobs SET state = $2, finished_at = now() WHERE id = $1", job_id, state
         )
     return job_id
+
+
+def id_at(moment: datetime, number: int = 0) -> UUID:
+    """Return the UUIDv7 of *moment*'s millisecond that has this *number*."""
+    milliseconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    return UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62 | number)
+
+
+async def partition_of(connection: Any, table: str, id_: UUID) -> str:
+    """Return the name of the partition that has this row of *table*."""
+    name: str = await connection.fetchval(
+        f"""SELECT relname FROM pg_class
+            WHERE oid = (SELECT tableoid FROM gateway.{table} WHERE id = $1)""",  # noqa: S608
+        id_,
+    )
+    return name
 
 
 async def put_node(
@@ -153,5 +169,4 @@ class Within:
         return await self._connection.fetch(query(name), *args)
 
     async def fetch_planned(self, name: str, *args: Any, partition: str | None = None) -> Any:
-        sql = query_of(name, partition) if partition else query(name)
-        return await self._connection.fetch(sql, *args)
+        return await self._connection.fetch(query(name, partition), *args)

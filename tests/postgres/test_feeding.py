@@ -30,6 +30,7 @@ class Shop:
 
     def __init__(self, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         self.executed: list[UUID] = []
+        self.news = asyncio.Event()  # something was executed
         self.arrived: list[UUID] = []
         self.held_up = asyncio.Event()  # a claim has been answered, and is kept from its caller
         self.let_on = asyncio.Event()
@@ -52,6 +53,7 @@ class Shop:
 
     async def _execute(self, job: Job) -> None:
         self.executed.append(job.id)
+        self.news.set()
         self.ready.forget(job)
 
     async def _claim_slowly(self, *args: Any, **given: Any) -> list[Job]:
@@ -132,6 +134,14 @@ async def test_what_others_left_is_found_however_busy_the_feeder_is(
     shop: Shop, connection: Any, state: str
 ) -> None:
     """It is woken again and again, as by a long backlog or by jobs in line; who left it is gone."""
+    loop = asyncio.get_running_loop()
+
+    def wake() -> None:
+        nonlocal timer
+        shop.ready.wake.set()
+        timer = loop.call_later(0.01, wake)
+
+    timer = loop.call_soon(wake)
     shop.let_on.set()
     feeding = asyncio.ensure_future(shop.feeder.run())
     try:
@@ -139,9 +149,10 @@ async def test_what_others_left_is_found_however_busy_the_feeder_is(
         left = await put_job(connection, state=state)
         async with asyncio.timeout(20):
             while left not in shop.executed:
-                shop.ready.wake.set()
-                await asyncio.sleep(0.01)
+                await shop.news.wait()
+                shop.news.clear()
     finally:
+        timer.cancel()
         shop.feeder.stop()
         await feeding
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from store_samples import NODE, held_job, put_job, put_node, row, settled
+from store_samples import NODE, held_job, id_at, partition_of, put_job, put_node, row, settled
 from uuid_utils.compat import uuid7
 
 from gateway.errors import DatabaseUnavailable
@@ -28,25 +28,11 @@ LOCKED = """SELECT c.relname FROM pg_locks l JOIN pg_class c ON c.oid = l.relati
             WHERE l.pid = pg_backend_pid() AND c.relkind = 'r' AND c.relname ~ '^jobs_'"""
 
 
-def id_at(moment: datetime, rest: int = 0) -> UUID:
-    """Return the *rest*-th UUIDv7 of this millisecond."""
-    milliseconds = (moment - EPOCH) // timedelta(milliseconds=1)
-    return UUID(int=milliseconds << 80 | 0x7 << 76 | 0x2 << 62 | rest)
-
-
 async def running(connection: Any, *ids: UUID) -> list[Settled]:
     """Put running jobs of these ids; return how their attempts ended."""
     for id_ in ids:
         await put_job(connection, job_id=id_, state="running", node=NODE, claim_no=1)
     return [settled(await held_job(connection, id_), http_status=200) for id_ in ids]
-
-
-async def partition_of(connection: Any, job_id: UUID) -> str:
-    name: str = await connection.fetchval(
-        "SELECT c.relname FROM gateway.jobs j JOIN pg_class c ON c.oid = j.tableoid WHERE id = $1",
-        job_id,
-    )
-    return name
 
 
 # Which it is -------------------------------------------------------------------------------------
@@ -73,7 +59,7 @@ async def test_it_is_where_postgresql_has_put_the_job(db: Database, connection: 
     assert [len(part) for part in parts.values()] == [2, 4, 2, 2]
     for name, part in parts.items():
         for item in part:
-            assert await partition_of(connection, item.job.id) == (name or "jobs_default")
+            assert await partition_of(connection, "jobs", item.job.id) == (name or "jobs_default")
 
 
 async def test_a_partition_that_is_none_of_the_jobs_is_not_taken_for_one(
@@ -171,7 +157,7 @@ async def test_a_partition_that_was_dropped_meanwhile_is_not_missed(
     await connection.execute(f"DROP TABLE gateway.{name}")
     batch = await running(connection, after)
     assert await jobs.settle(db, batch, node=NODE, partition=name) == {after}
-    assert await partition_of(connection, after) == "jobs_default"
+    assert await partition_of(connection, "jobs", after) == "jobs_default"
 
 
 @pytest.mark.parametrize("of_a_day", [False, True], ids=["whole", "of a day"])

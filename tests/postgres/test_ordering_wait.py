@@ -7,16 +7,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from store_samples import NODE, ZERO, put_job, put_node, row, settled
+from store_samples import NODE, ZERO, id_at, put_job, put_node, row, settled
 
 from gateway.store import jobs
 from gateway.store.database import Database
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=30)
-
-
-def id_at(moment: datetime) -> UUID:
-    return UUID(int=int(moment.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62)
 
 
 @pytest.fixture

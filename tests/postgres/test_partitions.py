@@ -17,7 +17,9 @@ from store_samples import (
     NODE,
     ZERO,
     count,
+    id_at,
     many,
+    partition_of,
     put_job,
     put_node,
     row,
@@ -42,8 +44,7 @@ async def today(connection: Any) -> date:
 
 def id_of(day: date, number: int = 0) -> UUID:
     """Return an id made at noon of *day*."""
-    noon = datetime.combine(day, time(12), UTC)
-    return UUID(int=int(noon.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | number)
+    return id_at(datetime.combine(day, time(12), UTC), number)
 
 
 def first_id(day: date) -> UUID:
@@ -64,15 +65,6 @@ async def days(connection: Any, table: str = "jobs") -> set[date]:
 async def make(connection: Any, *wanted: date) -> None:
     for day in wanted:
         await connection.execute("SELECT gateway.make_partitions($1)", day)
-
-
-async def partition_of(connection: Any, table: str, id_: UUID) -> str:
-    name: str = await connection.fetchval(
-        f"""SELECT relname FROM pg_class
-            WHERE oid = (SELECT tableoid FROM gateway.{table} WHERE id = $1)""",  # noqa: S608
-        id_,
-    )
-    return name
 
 
 async def sealed(connection: Any) -> set[date]:

@@ -1,4 +1,4 @@
-"""What is planned once is planned before anybody needs it, and by that nothing changes."""
+"""What every webhook asks is planned before anybody needs it, and by that nothing changes."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import pytest
 from store_samples import NODE
 from uuid_utils.compat import uuid7
 
-from gateway.store.sql import query, query_of
+from gateway.store.sql import query
 
 DAYS = 4  # of history besides today
 BIG = 200_000
@@ -254,7 +254,7 @@ async def test_a_settlement_planned_on_empty_tables_is_right_on_full_ones(
 ) -> None:
     """As a process does it that is started on the first day, and lives long."""
     today = f"jobs_{await todays_noon(connection):%Y%m%d}"
-    sql = query_of("jobs.settle", today) if of_a_day else query("jobs.settle")
+    sql = query("jobs.settle", today if of_a_day else None)
     await planned.execute(f"PREPARE settle AS {sql}")
 
     async def explained() -> list[Any]:

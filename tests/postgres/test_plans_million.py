@@ -19,7 +19,7 @@ from store_samples import NODE
 from test_plans import fill, literal, nodes_of, rows_touched, statements
 
 from gateway.store.database import _SETTINGS
-from gateway.store.sql import names, query, query_of
+from gateway.store.sql import names, query
 
 MILLION = 1_000_000
 DAYS = 10
@@ -149,8 +149,7 @@ async def explain(
         await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
         if name in PLANNED:
             await connection.execute("SET LOCAL enable_seqscan = off")
-        sql = query_of(name, partition) if partition else query(name)
-        await connection.execute(f"PREPARE hot AS {sql}")
+        await connection.execute(f"PREPARE hot AS {query(name, partition)}")
         text = await connection.fetchval(
             f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE hot{given}"
         )

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from store_samples import NODE, put_job, put_node, row
+from store_samples import NODE, id_at, put_job, put_node, row
 
 from gateway.store import jobs, upkeep
 from gateway.store.database import Database
@@ -22,10 +22,6 @@ TABLES = ("events", "jobs", "attempts")
 
 def noon(day: date) -> datetime:
     return datetime.combine(day, time(12), UTC)
-
-
-def id_at(moment: datetime, number: int = 0) -> UUID:
-    return UUID(int=int(moment.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | number)
 
 
 async def days_of(connection: Any, table: str) -> set[date]:

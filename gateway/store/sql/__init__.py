@@ -7,17 +7,17 @@ from functools import cache, lru_cache
 from importlib import resources
 
 
-@cache
-def query(name: str) -> str:
-    """Return the text of the query *name*, such as ``jobs.claim``; KeyError if there is none."""
+@lru_cache(maxsize=256)  # all there are, and some days
+def query(name: str, partition: str | None = None) -> str:
+    """Return the text of the query *name*, such as ``jobs.claim``; KeyError if there is none.
+
+    One that updates jobs does it in that *partition* alone, if one is named.
+    """
     file, _, label = name.partition(".")
-    return _file(file)[label]
-
-
-@lru_cache(maxsize=64)
-def query_of(name: str, partition: str) -> str:
-    """Return the query *name*, which updates jobs, for those of that *partition* alone."""
-    return query(name).replace("UPDATE gateway.jobs ", f"UPDATE gateway.{partition} ")
+    text = _file(file)[label]
+    if partition is None:
+        return text
+    return text.replace("UPDATE gateway.jobs ", f"UPDATE gateway.{partition} ")
 
 
 @cache
