@@ -154,8 +154,9 @@ def test_what_runs_alone_is_published_with_its_plots_and_targets() -> None:
         fill_seconds=1.0,
         held_seconds=1800.0,
         fresh=[figures(80.0), figures(120.0)],
-        filled=[figures(85.0), figures(95.0)],
-        held=[figures(50.0)],
+        filled=[figures(70.0), figures(110.0)],
+        held=[figures(75.0)],
+        fresh_meanwhile=[figures(100.0)],
         dead_rows=5,
     )
     processes = [
@@ -168,8 +169,11 @@ def test_what_runs_alone_is_published_with_its_plots_and_targets() -> None:
         "year": Alone(year=year, **common),
         "processes": Alone(processes=processes, **common),
     }
+    shares = [target.value for target in targets(year)]
+    assert shares == pytest.approx([(70 / 80 + 110 / 120) / 2] * 3 + [0.75] * 3)
     assert [target.met for target in targets(year)] == [True] * 3 + [False] * 3
-    assert "| intake, per second | 100 (80-120) | 90 (85-95) | 50 |" in _alone(found["year"])
+    row = "| intake, per second | 100 (80-120) | 90 (70-110) | 100 | 75 |"
+    assert row in _alone(found["year"])
     assert "| intake | 4 | 400 (360-440) | 400% |" in _alone(found["processes"])
     for drawing in draw_alone(found).values():
         assert ElementTree.fromstring(drawing).tag.endswith("svg")  # noqa: S314  # our own
