@@ -12,7 +12,7 @@ Two devices, each doing what it is good at:
 The vendor counts arrivals, we count starts. Small differences (scheduling, the network's jitter)
 are covered by stretching each window by 5 %, at most 250 ms. A large one, a connection that had
 to be opened first, is covered by :meth:`StrictLimiter.confirm`, which the client calls when the
-request can be written: a turn that has gone stale is given back, and a new one is taken.
+request can be written: a turn that has gone stale is exchanged for one that begins now.
 """
 
 from __future__ import annotations
@@ -88,21 +88,16 @@ class StrictLimiter:
     async def confirm(self) -> None:
         """Use the turn of this task, immediately before its request is written.
 
-        A stale turn is exchanged for a new one; so is a missing one, so that no way of calling,
-        not even a repetition that somebody forgot about, gets past the limits.
+        A stale turn is exchanged for one that begins now. Who has none waits for one, so that no
+        way of calling, not even a repetition that somebody forgot about, gets past the limits.
         """
         if not self._windows:
             return
         turn = _turn.get()
-        if turn is not None and turn[0] is self:
-            if self._clock() - turn[1] > _STALE_SECONDS:
-                for window in self._windows:
-                    window.forget(turn[1])
-                if self.share is not None:
-                    self.share.give_back(turn[1])
-                await self.acquire()
-        else:
+        if turn is None or turn[0] is not self:
             await self.acquire()
+        elif self._clock() - turn[1] > _STALE_SECONDS:
+            await self._exchange(turn[1])
         _turn.set(None)
 
     def delay(self) -> float:
@@ -129,6 +124,18 @@ class StrictLimiter:
             for window in self._windows
         ]
 
+    async def _exchange(self, taken_at: float) -> None:
+        for window in self._windows:
+            window.forget(taken_at)
+        if self.share is not None:
+            self.share.give_back(taken_at)
+        if self._log_delay() > 0.0:  # it is known to have been used: in a stride, or in the books
+            await self.acquire()
+            return
+        # Ahead of the line, and of the pacer: it has been through both. At the end of the line its
+        # call would be out of time, with a vendor that takes one a minute, and so would the next.
+        self._stamp()
+
     async def _take(self) -> None:
         if self._pacer is not None:
             # Normally without waiting: delay() looked. Where the two clocks differ by a hair it
@@ -136,6 +143,9 @@ class StrictLimiter:
             await self._pacer.acquire()
             while (wait := self._log_delay()) > 0.0:
                 await self._rest(wait)
+        self._stamp()
+
+    def _stamp(self) -> None:
         now = self._last = self._clock()
         for window in self._windows:
             window.stamp(now)

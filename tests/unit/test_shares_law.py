@@ -292,6 +292,29 @@ def test_nine_tenths_of_the_rate_are_used_whoever_has_the_load(
         assert max(node.made for node in nodes) <= 2 * min(node.made for node in nodes) + 2
 
 
+@pytest.mark.parametrize("rate", [Rate(1, 60.0), Rate(5, 60.0), Rate(3, HOUR)], ids=str)
+def test_who_opens_a_connection_calls_in_its_turn_however_many_wait(rate: Rate) -> None:
+    async def main(loop: VirtualTime) -> Vendor:
+        vendor = Vendor([rate], loop, random=Random(1))
+        nodes = [Node(vendor) for _ in range(2)]
+
+        async def call(node: Node) -> None:
+            await node.limiter.acquire()
+            async with asyncio.timeout(1.0):
+                await asyncio.sleep(0.3)
+                await node.limiter.confirm()
+            vendor.calls.append(loop.time())
+
+        await asyncio.gather(*(call(node) for node in nodes * 4))
+        for node in nodes:
+            await node.kill()
+        return vendor
+
+    vendor = in_virtual_time(main)
+    assert_law(vendor.calls, [rate])
+    assert len(vendor.calls) == 8
+
+
 def test_a_node_that_calls_alone_orders_once_a_second() -> None:
     vendor, _, share = saturate([Rate(500, 1.0)], [0.0, NONE, NONE], seconds=30.0)
     assert share > 0.9

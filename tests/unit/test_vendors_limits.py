@@ -206,6 +206,31 @@ def test_a_turn_that_went_stale_is_given_back() -> None:
     in_virtual_time(main)
 
 
+def test_a_stale_turn_is_exchanged_at_once_however_many_wait_in_line() -> None:
+    """A vendor of one call a minute, whose connections take long to open and are closed in between:
+    whoever went to the end of the line with an open connection would be out of time there.
+    """
+    rates = [Rate(1, 60.0)]
+
+    async def main(loop: VirtualTime) -> list[float]:
+        limiter = StrictLimiter(rates, clock=loop.time)
+        written: list[float] = []
+
+        async def call() -> None:
+            await limiter.acquire()
+            async with asyncio.timeout(1.0):
+                await asyncio.sleep(0.2)  # the handshake
+                await limiter.confirm()
+            written.append(loop.time())
+
+        await asyncio.gather(*(call() for _ in range(8)))
+        return written
+
+    written = in_virtual_time(main)
+    assert_law(written, rates)
+    assert written[-1] - written[0] < 7 * 61.0, "a turn was given back and nobody took it"
+
+
 def test_a_second_sending_without_a_turn_takes_one() -> None:
     async def main(loop: VirtualTime) -> None:
         limiter = StrictLimiter([Rate(5, 60.0)], clock=loop.time)
@@ -224,3 +249,25 @@ def test_a_huge_window_is_kept_in_strides_and_still_holds(monkeypatch: pytest.Mo
     assert_law(starts, rates)
     within = [start for start in starts if start < starts[0] + 240.0]
     assert len(within) >= 0.9 * 4000
+
+
+def test_a_stale_turn_that_cannot_be_given_back_waits_for_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stride forgets no single call: the turn counts, and so does the one that follows it."""
+    monkeypatch.setattr(limits, "_MAX_STAMPS", 32)
+    rates = [Rate(64, 60.0)]
+
+    async def main(loop: VirtualTime) -> list[float]:
+        limiter = StrictLimiter(rates, clock=loop.time)
+        written: list[float] = []
+        for _ in range(2 * 64):
+            await limiter.acquire()
+            await asyncio.sleep(0.2)
+            await limiter.confirm()
+            written.append(loop.time())
+        return written
+
+    written = in_virtual_time(main)
+    assert_law(written, rates)
+    assert written[-1] - written[0] > 3 * 60.0, "each takes two"
