@@ -10,6 +10,19 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+# Without it, Python 3.13 and newer trust no authority: they hold certificates strictly to RFC 5280.
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 class Authority:
     """Signs certificates; ``pem`` is its own."""
@@ -69,7 +82,9 @@ class Authority:
             )
         )
         if ca:
-            builder = builder.add_extension(own, critical=False)
+            builder = builder.add_extension(own, critical=False).add_extension(
+                _SIGNS_CERTIFICATES, critical=True
+            )
         return builder.sign(self._key, hashes.SHA256())
 
 

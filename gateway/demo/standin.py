@@ -32,7 +32,7 @@ MAX_KEYS = 50_000  # remembered; the oldest is forgotten first
 _PHRASES = {
     200: "OK",
     400: "Bad Request",
-    422: "Unprocessable Entity",
+    422: "Unprocessable Content",
     429: "Too Many Requests",
     500: "Internal Server Error",
     503: "Service Unavailable",

@@ -25,6 +25,14 @@ MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
 _COMPLETED = Completed()
 _SECONDS = re.compile(r"[0-9]{1,300}(?:\.[0-9]{1,300})?")
 
+# As RFC 9110 has them, which Python follows from 3.13 on: dead letters are grouped by these texts.
+_RENAMED = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
+
 Verdict = Completed | Retry | Dead
 
 
@@ -194,7 +202,8 @@ def _reason(reply: Reply, redirects: int) -> str:
 
 @lru_cache(maxsize=1)
 def _phrases() -> dict[int, str]:
-    return {status.value: f" {status.phrase}" for status in HTTPStatus}
+    known = {status.value: status.phrase for status in HTTPStatus} | _RENAMED
+    return {status: f" {phrase}" for status, phrase in known.items()}
 
 
 def _unix(http_date: str) -> float | None:

@@ -85,7 +85,7 @@ def test_every_run_has_dead_letters_retries_duplicates_and_forgeries(runs: Runs)
         assert told["duplicates refused"] == told["forgeries refused"] + 8 == 13
         assert told["dead"] + told["completed"] == told["jobs"]
         assert "HTTP 500 Internal Server Error (attempt 5 of 5)" in output
-        assert "HTTP 422 Unprocessable Entity" in output
+        assert "HTTP 422 Unprocessable Content" in output
 
 
 def test_a_second_run_is_no_run_of_duplicates(runs: Runs) -> None:

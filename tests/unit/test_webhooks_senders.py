@@ -534,7 +534,7 @@ def test_library_of_mailgun_takes_what_we_sign_and_refuses_what_we_refuse() -> N
 @pytest.mark.parametrize("name", ["adyen", "mailgun", "microsoft-graph"])
 def test_what_is_nested_too_deeply_to_be_signed_is_said_to_be_so(name: str) -> None:
     with pytest.raises(ValueError, match="nested too deeply"):
-        sign_body(PRESETS[name], HEX_SECRET, b'{"a":' * 3000, now=NOW, message_id="m")
+        sign_body(PRESETS[name], HEX_SECRET, b'{"a":' * 100_000, now=NOW, message_id="m")
 
 
 def test_every_item_of_adyen_must_be_signed() -> None:
