@@ -14,10 +14,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncpg
 import msgspec
@@ -40,7 +41,7 @@ from gateway.store.database import Database
 from gateway.store.embedded import EmbeddedPostgres
 from gateway.store.migrations import migrate
 
-Turn = TypeVar("Turn")
+Start = Callable[[], AbstractContextManager[Subject]]
 
 DAYS = 365
 WAITING_DAYS = range(2, 9)  # ago
@@ -50,8 +51,8 @@ DRAINED = 20_000
 # The last one finds nothing, or late, and so looks at every day: told, and promised nothing.
 SEARCH = "?route=later&state=completed"
 LISTINGS = ("", "?state=dead", "?state=available", "?vendor=stub", SEARCH)
-TIMES_LISTED = 100
-TIMES_SEARCHED = 5
+TIMES_LISTED = 5  # in a row
+LISTING_TURNS = 20
 
 # For filling only; the measured gateway starts the same data with its own settings.
 _HASTY = {
@@ -202,14 +203,14 @@ def measure_year(
         with running_gateway(stub_port=stub.port, folder=folder) as gateway:
             asyncio.run(_execute(gateway, _CANCEL_LEFT))
             asyncio.run(_wait_until_none(gateway, _LEFT))
-            figures(gateway, stub, options)
-        fresh, filled = [], []
-        for number in range(1, options.rounds + 1):
-            turns = [("fresh", None, fresh), ("filled", folder, filled)]
-            for name, place, found in _either_first(turns, number):
-                _say(f"year: round {number} of {options.rounds}, {name} …")
-                with running_gateway(stub_port=stub.port, folder=place) as gateway:
-                    found.append(figures(gateway, stub, options))
+            _rates(gateway, stub, options)
+            _list_ms([gateway])
+        fresh, filled = _pairs(
+            partial(running_gateway, stub_port=stub.port),
+            partial(running_gateway, stub_port=stub.port, folder=folder),
+            stub,
+            options,
+        )
         _say(f"year: a transaction is held for {held_seconds:g} s; then in turns with fresh ones …")
         with running_gateway(stub_port=stub.port, folder=folder) as gateway:
             meanwhile, held, dead, gib = _under_held(gateway, stub, options, held_seconds)
@@ -228,20 +229,34 @@ def measure_year(
         )
 
 
-def _either_first(turns: list[Turn], number: int) -> list[Turn]:
-    """Return *turns*, the other way round in every second round: being first is no advantage."""
-    return turns if number % 2 else turns[::-1]
+def _pairs(
+    fresh: Start, other: Start, stub: StubControl, options: Options
+) -> tuple[list[Figures], list[Figures]]:
+    """Measure both in each round, one right after the other, and return what was found of each.
+
+    Now the one and now the other is first, so that it is no advantage; and both are up when jobs
+    are listed, which takes so short that they can take turns.
+    """
+    found: tuple[list[Figures], list[Figures]] = ([], [])
+    for number in range(1, options.rounds + 1):
+        _say(f"year: round {number} of {options.rounds} …")
+        order = (0, 1) if number % 2 else (1, 0)
+        with ExitStack() as stack:
+            gateways, rates = [], []
+            for place in order:
+                gateways.append(stack.enter_context((fresh, other)[place]()))
+                rates.append(_rates(gateways[-1], stub, options))
+            listed = _list_ms(gateways)
+        for place, (answered, drained), list_ms in zip(order, rates, listed, strict=True):
+            found[place].append(Figures(intake=answered, drain=drained, list_ms=list_ms))
+    return found
 
 
-def figures(gateway: Subject, stub: StubControl, options: Options) -> Figures:
-    """Measure intake, drain and listings."""
+def _rates(gateway: Subject, stub: StubControl, options: Options) -> tuple[float, float]:
+    """Return webhooks answered and jobs drained per second."""
     asyncio.run(_execute(gateway, _LISTED))
     asyncio.run(_execute(gateway, _LISTED_DEAD))
-    return Figures(
-        intake=intake(gateway, options).per_second,
-        drain=_drain(gateway, stub),
-        list_ms={query or "all": _list_ms(gateway, query) for query in LISTINGS},
-    )
+    return intake(gateway, options).per_second, _drain(gateway, stub)
 
 
 def _drain(gateway: Subject, stub: StubControl) -> float:
@@ -254,11 +269,25 @@ def _drain(gateway: Subject, stub: StubControl) -> float:
     return (0.95 * DRAINED) / ((arrived[int(0.95 * DRAINED)] - arrived[0]) / 1e9)
 
 
-def _list_ms(gateway: Subject, query: str) -> float:
+def _list_ms(gateways: Sequence[Subject]) -> list[dict[str, float]]:
+    """List jobs of the *gateways* in turns; return how long each took, medians, by the query."""
+    found: list[dict[str, float]] = [{} for _ in gateways]
+    for query in LISTINGS:
+        took: list[list[float]] = [[] for _ in gateways]
+        for _ in range(1 if query == SEARCH else LISTING_TURNS):
+            for place, gateway in enumerate(gateways):
+                took[place] += _listings(gateway, query)
+        for place, times in enumerate(took):
+            found[place][query or "all"] = statistics.median(times)
+    return found
+
+
+def _listings(gateway: Subject, query: str) -> list[float]:
+    """Ask a few times in a row; return how many ms each took."""
     connection = http.client.HTTPConnection("127.0.0.1", gateway.admin_port, timeout=30)
     took = []
     try:
-        for _ in range(TIMES_SEARCHED if query == SEARCH else TIMES_LISTED):
+        for _ in range(TIMES_LISTED):
             began = time.perf_counter()
             connection.request("GET", f"/api/v1/jobs{query}")
             answer = connection.getresponse()
@@ -269,7 +298,7 @@ def _list_ms(gateway: Subject, query: str) -> float:
             took.append((time.perf_counter() - began) * 1000)
     finally:
         connection.close()
-    return statistics.median(took)
+    return took
 
 
 def _under_held(
@@ -301,14 +330,12 @@ def _under_held(
                 seconds=seconds,
             )
             stub.wait_for(sum(run_load(spec).statuses.values()))
-            meanwhile, found = [], []
-            for number in range(1, options.rounds + 1):
-                for name in _either_first(["fresh", "held"], number):
-                    if name == "held":
-                        found.append(figures(gateway, stub, options))
-                        continue
-                    with running_gateway(stub_port=stub.port) as fresh:
-                        meanwhile.append(figures(fresh, stub, options))
+            meanwhile, found = _pairs(
+                partial(running_gateway, stub_port=stub.port),
+                partial(nullcontext, gateway),
+                stub,
+                options,
+            )
             dead = runner.run(
                 holder.fetchval("SELECT sum(n_dead_tup)::bigint FROM pg_stat_user_tables")
             )
