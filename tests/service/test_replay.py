@@ -246,7 +246,7 @@ async def test_pauses_take_jobs_out_of_memory_and_lose_none(
             for _ in range(6):
                 assert (await sender.send("order")).status == 202
             await crm.called(1)
-            assert await records.states() == {"running": 6}
+            await records.until_states({"running": 6})
             await post(f"{gateway.admin}/api/v1/vendors/crm/pause")
             await records.until_states({"running": 1, "available": 5})
             await command(config, "vendors", "resume", "crm")
