@@ -205,12 +205,8 @@ def measure_year(
             asyncio.run(_wait_until_none(gateway, _LEFT))
             _rates(gateway, stub, options)
             _list_ms([gateway])
-        fresh, filled = _pairs(
-            partial(running_gateway, stub_port=stub.port),
-            partial(running_gateway, stub_port=stub.port, folder=folder),
-            stub,
-            options,
-        )
+        start = partial(running_gateway, stub_port=stub.port, folder=folder)
+        fresh, filled = _pairs(start, stub, options)
         _say(f"year: a transaction is held for {held_seconds:g} s; then in turns with fresh ones …")
         with running_gateway(stub_port=stub.port, folder=folder) as gateway:
             meanwhile, held, dead, gib = _under_held(gateway, stub, options, held_seconds)
@@ -230,13 +226,14 @@ def measure_year(
 
 
 def _pairs(
-    fresh: Start, other: Start, stub: StubControl, options: Options
+    other: Start, stub: StubControl, options: Options
 ) -> tuple[list[Figures], list[Figures]]:
-    """Measure both in each round, one right after the other, and return what was found of each.
+    """Measure a fresh gateway and the *other* in each round; return what was found of each.
 
     Now the one and now the other is first, so that it is no advantage; and both are up when jobs
     are listed, which takes so short that they can take turns.
     """
+    starts = (partial(running_gateway, stub_port=stub.port), other)
     found: tuple[list[Figures], list[Figures]] = ([], [])
     for number in range(1, options.rounds + 1):
         _say(f"year: round {number} of {options.rounds} …")
@@ -244,7 +241,7 @@ def _pairs(
         with ExitStack() as stack:
             gateways, rates = [], []
             for place in order:
-                gateways.append(stack.enter_context((fresh, other)[place]()))
+                gateways.append(stack.enter_context(starts[place]()))
                 rates.append(_rates(gateways[-1], stub, options))
             listed = _list_ms(gateways)
         for place, (answered, drained), list_ms in zip(order, rates, listed, strict=True):
@@ -330,12 +327,7 @@ def _under_held(
                 seconds=seconds,
             )
             stub.wait_for(sum(run_load(spec).statuses.values()))
-            meanwhile, found = _pairs(
-                partial(running_gateway, stub_port=stub.port),
-                partial(nullcontext, gateway),
-                stub,
-                options,
-            )
+            meanwhile, found = _pairs(partial(nullcontext, gateway), stub, options)
             dead = runner.run(
                 holder.fetchval("SELECT sum(n_dead_tup)::bigint FROM pg_stat_user_tables")
             )
