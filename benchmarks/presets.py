@@ -16,7 +16,7 @@ from gateway.webhooks.compile import verifier_for
 from gateway.webhooks.presets import PRESETS
 from gateway.webhooks.scheme import ASYMMETRIC, Scheme
 from gateway.webhooks.sign import sign, sign_body
-from gateway.webhooks.verify import SignedRequest
+from gateway.webhooks.signed import SignedRequest
 
 MAX_MICROSECONDS = 30.0
 RUNS, CALLS = 100, 30

@@ -160,3 +160,29 @@ class RateGrant(msgspec.Struct, frozen=True, kw_only=True):
     exclusive: bool  # short windows are the node's alone until then, for any number of calls
     contended: bool  # another node wants to call
     retry_seconds: float  # when another order may have more luck
+
+
+class Receipt(msgspec.Struct, gc=False):
+    """What the sender is told: the event's id, how many jobs it became, whether it came before."""
+
+    event_id: UUID
+    jobs: int
+    duplicate: bool
+
+
+class Execution(msgspec.Struct, gc=False):
+    """One attempt under way; ``began`` is loop time."""
+
+    job: Job
+    started_at: datetime
+    began: float
+
+
+class CallSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One call to make: all but the vendor's own base URL, headers and authentication."""
+
+    method: str
+    path: str  # with its query; percent-encoded, begins with "/"
+    headers: dict[str, str]
+    body: bytes | None
+    content_type: str | None

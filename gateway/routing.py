@@ -31,7 +31,7 @@ from gateway.expressions import (
     parse_query,
     to_json,
 )
-from gateway.model import Event, NewJob
+from gateway.model import CallSpec, Event, NewJob
 from gateway.texts import storable
 from gateway.webhooks.extract import UNDECODED
 
@@ -40,16 +40,6 @@ LOCAL: Final = "local"  # the lane of handlers that call nobody
 _MAX_CACHED_TYPES: Final = 1024  # event types come from outside
 _MAX_KEY_CHARS: Final = 255
 _BODY_METHODS: Final = ("POST", "PUT", "PATCH")  # those that carry the raw body when none is given
-
-
-class CallSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One call to make: all but the vendor's own base URL, headers and authentication."""
-
-    method: str
-    path: str  # with its query; percent-encoded, begins with "/"
-    headers: dict[str, str]
-    body: bytes | None
-    content_type: str | None
 
 
 class Router:

@@ -11,11 +11,11 @@ bytes, and is the only one to refuse any. What is read here, it would have read 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import httptools
-import msgspec
+
+from gateway.messages import Answer, Request
 
 MAX_HEAD_BYTES: Final = 8190  # aiohttp's bound on a line of it
 MAX_HEADERS: Final = 100
@@ -29,23 +29,6 @@ _NOT_PLAIN = frozenset(
     {"transfer-encoding", "upgrade", "proxy-connection", "expect", "sec-websocket-key1"}
 )
 _BODILESS = (204, 304)
-
-
-class Request(msgspec.Struct, frozen=True, gc=False):
-    """A request; its headers are asked for by names in lower case."""
-
-    method: str
-    target: str
-    headers: Mapping[str, str]
-    body: bytes
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """An answer; its headers by their names in lower case."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
 
 
 class RequestReader:

@@ -16,7 +16,6 @@ import msgspec
 
 from gateway import backoff
 from gateway.backoff import RetryPolicy
-from gateway.cohorts import next_stage
 from gateway.deadlines import Deadlines
 from gateway.errors import DatabaseUnavailable, GatewayError, RenderFailed
 from gateway.handlers import CallUnsuccessful, Handler, JobContext, checked, decode
@@ -26,17 +25,19 @@ from gateway.model import (
     Dead,
     Event,
     Exchange,
+    Execution,
     Job,
     Outcome,
     Retry,
     Snooze,
 )
-from gateway.queue.ready import Execution, ReadyQueue
+from gateway.queue.ready import ReadyQueue
 from gateway.queue.settlement import SettlementDesk
 from gateway.routing import CompiledRoute, Router
+from gateway.stages import next_stage
 from gateway.store import events, jobs
 from gateway.store.database import Database
-from gateway.store.jobs import Settled
+from gateway.store.writes import Settled
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
 from gateway.texts import storable
@@ -310,8 +311,9 @@ class Worker:
         if handler is None:
             return Dead(f"route {job.route!r} has no handler any more"), None
         context = JobContext(self, job, event)
+        deadline = self._deadlines.within(self._handler_timeout_seconds)
         try:
-            with (deadline := self._deadlines.within(self._handler_timeout_seconds)):
+            with deadline:
                 returned = await handler(context)
         except TimeoutError:
             if not deadline.expired:
@@ -319,16 +321,7 @@ class Worker:
             return Retry(f"no outcome within {self._handler_timeout_seconds:g} s"), context.exchange
         except CallUnsuccessful as error:
             return error.outcome, context.exchange
-        match returned:
-            case None:
-                return Completed(), context.exchange
-            case Completed() | Retry() | Snooze() | Cancel() | Dead():
-                return checked(returned, route.route.handler), context.exchange
-            case other:
-                return Dead(
-                    f"handler {route.route.handler} returned {type(other).__name__}, expected"
-                    " Completed, Retry, Snooze, Cancel, Dead or None"
-                ), context.exchange
+        return _outcome_of(returned, route.route.handler), context.exchange
 
     async def _mark_started(self, job: Job, started_at: datetime) -> bool:
         """Write that a job which already lost a node is executing, before it executes.
@@ -439,6 +432,20 @@ class Worker:
                 )
             case _:
                 pass
+
+
+def _outcome_of(returned: object, handler: str | None) -> Outcome:
+    """Return what a handler's return value stands for."""
+    match returned:
+        case None:
+            return Completed()
+        case Completed() | Retry() | Snooze() | Cancel() | Dead():
+            return checked(returned, handler)
+        case other:
+            return Dead(
+                f"handler {handler} returned {type(other).__name__}, expected"
+                " Completed, Retry, Snooze, Cancel, Dead or None"
+            )
 
 
 def _kept(reason: str) -> str:

@@ -32,8 +32,8 @@ from gateway.config.loader import load
 from gateway.config.model import Api
 from gateway.model import Event, RateOrder, RateTerms
 from gateway.queue.acceptance import AcceptanceDesk
-from gateway.store.events import Acceptance
 from gateway.store.ids import new_id
+from gateway.store.writes import Acceptance
 from gateway.telemetry.metrics import Metrics
 from gateway.vendors.calls import Call, Reply
 from gateway.vendors.classify import rules_of

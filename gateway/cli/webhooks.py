@@ -16,8 +16,9 @@ from gateway.config.model import Webhook
 from gateway.errors import GatewayError, SignatureRefused
 from gateway.webhooks.explain import Explanation, explain
 from gateway.webhooks.handshakes import Handshakes
+from gateway.webhooks.signed import SignedRequest
 from gateway.webhooks.table import senders_markdown, senders_plain
-from gateway.webhooks.verify import SignedRequest, public_url
+from gateway.webhooks.verify import public_url
 
 EXIT_REFUSED = 1
 

@@ -8,15 +8,13 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from uuid import UUID
 
-import msgspec
-
 from gateway.errors import DatabaseUnavailable
-from gateway.model import Job
+from gateway.model import Job, Receipt
 from gateway.queue.ready import ReadyQueue
 from gateway.store import events
 from gateway.store.batch import GroupCommit
 from gateway.store.database import Database
-from gateway.store.events import Acceptance
+from gateway.store.writes import Acceptance
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
 
@@ -24,14 +22,6 @@ log = get_logger("gateway.acceptance")
 
 # While one batch is on the disk, the next is decoded, verified and sent off.
 FLIGHTS = 2
-
-
-class Receipt(msgspec.Struct, gc=False):
-    """What the sender is told: the event's id, how many jobs it became, whether it came before."""
-
-    event_id: UUID
-    jobs: int
-    duplicate: bool
 
 
 class AcceptanceDesk:

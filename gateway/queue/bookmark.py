@@ -12,7 +12,7 @@ and only if it was, it is taken for empty.
 
 from __future__ import annotations
 
-from gateway.store.jobs import Position
+from gateway.store.writes import Position
 
 # What is behind a bookmark waits about so long; longer where reading from the start is so slow that
 # it would take more than this share of the time.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from datetime import datetime
 from uuid import UUID
 
 import msgspec
 
-from gateway.model import Event, Job, NewJob
+from gateway.model import Event, Execution, Job, NewJob
 from gateway.queue.lane import Lane
 
 # Bodies kept in memory by waiting jobs, in bytes; beyond it a body is read again when its turn
@@ -20,14 +19,6 @@ STRAY_SWEEP_SECONDS = (0.0, 5.0, 30.0)
 
 # Retries that are due sooner than the feeder's next poll or two get a timer of their own.
 MAX_TIMER_SECONDS = 5.0
-
-
-class Execution(msgspec.Struct, gc=False):
-    """One attempt under way; ``began`` is loop time."""
-
-    job: Job
-    started_at: datetime
-    began: float
 
 
 class ReadyQueue:

@@ -13,8 +13,8 @@ from gateway.queue.ready import ReadyQueue
 from gateway.store import jobs
 from gateway.store.batch import GroupCommit
 from gateway.store.database import Database
-from gateway.store.jobs import Settled
 from gateway.store.partitions import JobPartitions
+from gateway.store.writes import Settled
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
 

@@ -13,8 +13,6 @@ from functools import partial
 from itertools import chain
 from typing import Generic, TypeVar
 
-import msgspec
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -25,13 +23,22 @@ _LOOK_SECONDS = 0.25  # how often it is looked for who has waited too long
 _WORTH_A_FLIGHT = 8
 
 
-class _Entry(msgspec.Struct, Generic[Item, Result], gc=False):
+class _Entry(Generic[Item, Result]):
     """An item, whom to tell of it, until when (loop time), and whether it must not be overtaken."""
 
-    item: Item
-    tell: Callable[[Result | BaseException], None] | None  # None: nobody, or told already
-    until: float
-    in_order: bool
+    __slots__ = ("in_order", "item", "tell", "until")
+
+    def __init__(
+        self,
+        item: Item,
+        tell: Callable[[Result | BaseException], None] | None,
+        until: float,
+        in_order: bool,
+    ) -> None:
+        self.item = item
+        self.tell = tell  # None: nobody, or told already
+        self.until = until
+        self.in_order = in_order
 
 
 class GroupCommit(Generic[Item, Result]):

@@ -8,28 +8,12 @@ from uuid import UUID
 
 import msgspec
 
-from gateway.model import Event, NewJob
+from gateway.model import Event
 from gateway.store.arrays import columns, given
 from gateway.store.database import Database
+from gateway.store.writes import Acceptance, Accepted
 
 _decode_headers = msgspec.json.Decoder(dict[str, str]).decode
-
-
-class Acceptance(msgspec.Struct, gc=False):
-    """One verified webhook on its way into the database."""
-
-    event: Event
-    headers_json: str  # the event's headers
-    jobs: list[NewJob]
-    dedupe_window_seconds: float
-
-
-class Accepted(msgspec.Struct, gc=False):
-    """What became of a batch: ids of duplicates → the event they repeat."""
-
-    duplicates: dict[UUID, UUID]
-    blocked: set[UUID]  # jobs that wait for an older one of their ordering key
-    node_lives: bool  # False: the jobs marked running went to the backlog instead
 
 
 async def accept(db: Database, batch: Sequence[Acceptance], *, node: str) -> Accepted:

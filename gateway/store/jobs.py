@@ -8,39 +8,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import msgspec
-
-from gateway.model import Event, Job, NewJob
+from gateway.model import Event, Job
 from gateway.store import events
 from gateway.store.arrays import columns, given
 from gateway.store.database import Database
+from gateway.store.writes import Position, Settled
 
 # A larger body is read when its attempt begins, so that memory stays bounded.
 INLINE_BODY_BYTES = 32 << 10
-
-
-class Settled(msgspec.Struct, gc=False, kw_only=True):
-    """How one attempt ended, ready to be written."""
-
-    job: Job
-    state: str  # the state that the job goes to
-    attempt: int  # executions counted, this one included unless it was snoozed
-    delay_seconds: float = 0.0  # for scheduled: from the moment of the commit
-    outcome: str  # completed, retry, snooze, cancel, dead
-    http_status: int | None = None
-    error: str | None = None
-    started_at: datetime
-    duration_ms: float
-    request: str | None = None  # JSON
-    response: str | None = None  # JSON
-    follow_ups: tuple[NewJob, ...] = ()
-
-
-class Position(msgspec.Struct, frozen=True):
-    """A place in a lane's backlog: of its priority and less urgent ones nothing older is left."""
-
-    priority: int
-    id: UUID
 
 
 async def claim(

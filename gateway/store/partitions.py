@@ -15,7 +15,7 @@ from uuid import UUID
 
 from gateway.errors import DatabaseUnavailable
 from gateway.store.database import Database
-from gateway.store.jobs import Settled
+from gateway.store.writes import Settled
 
 # Days are made ahead, so one that is not known is far off, and may stay in the default partition.
 LOOK_SECONDS = 60.0

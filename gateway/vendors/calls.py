@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from gateway.errors import GatewayError
+from gateway.masks import Path
 from gateway.vendors.quota import Quota
 
 FailureKind = Literal[
@@ -56,3 +57,23 @@ class CallFailed(GatewayError):
         self.kind: FailureKind = kind
         self.text = text
         super().__init__(f"{kind}: {text}")
+
+
+class Redaction(msgspec.Struct, frozen=True, kw_only=True):
+    """What is particular to one vendor about what may be kept of its calls."""
+
+    base_url: str  # which holds no credentials
+    query_name: str = ""  # of the parameter that authentication adds
+    idempotency_header: str = ""
+    keep: frozenset[str] = frozenset()  # further headers, in lower case
+    paths: frozenset[Path] = frozenset()  # of fields that are masked
+    secrets: tuple[bytes, ...] = ()  # which an answer might repeat
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """What came back: its headers by their names in lower case, and what was read of the body."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    body_complete: bool

@@ -19,7 +19,7 @@ from gateway.whole import AnswerReader
 
 class Answering(ResponseHandler):
     """One connection. :meth:`expect_answer`, write a request, and ``read()`` its answer: either an
-    :class:`~gateway.whole.Answer`, or aiohttp's message with a stream.
+    :class:`~gateway.messages.Answer`, or aiohttp's message with a stream.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, reader: AnswerReader) -> None:

@@ -13,26 +13,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
-import msgspec
 from multidict import CIMultiDict
 from yarl import URL
 
-from gateway import whole
+from gateway import messages
 from gateway.vendors.auth import basic
-from gateway.vendors.calls import CallFailed
+from gateway.vendors.calls import Answer, CallFailed
 from gateway.vendors.connector import Answering, Connector
 from gateway.vendors.guard import host_refusal, socket_factory
 from gateway.vendors.head import HeaderLines, header_line
-from gateway.vendors.replies import Answer, bounded, headers_of, read_body
+from gateway.vendors.replies import bounded, headers_of, read_body
 
 if TYPE_CHECKING:
     import ssl
 
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
+    from aiohttp.http import RawResponseMessage
 
     from gateway.config.model import Api
     from gateway.vendors.limits import StrictLimiter
@@ -44,12 +44,15 @@ _PIECE_BYTES = 1 << 16
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
 
 
-class Origin(msgspec.Struct, frozen=True):
+class Origin:
     """Where requests go, and what that adds to them."""
 
-    opening: aiohttp.ClientRequest  # never sent: the connector opens connections for it
-    lines: HeaderLines
-    prefix: str = ""  # of the target: a proxy is asked for the whole URL
+    __slots__ = ("lines", "opening", "prefix")
+
+    def __init__(self, opening: aiohttp.ClientRequest, lines: HeaderLines, prefix: str) -> None:
+        self.opening = opening  # never sent: the connector opens connections for it
+        self.lines = lines
+        self.prefix = prefix  # of the target: a proxy is asked for the whole URL
 
 
 class Wire:
@@ -159,10 +162,12 @@ class Wire:
 
 
 async def _answer(protocol: Answering, limit: int) -> Answer:
-    message, stream = await protocol.read()
-    if isinstance(message, whole.Answer):
-        body = message.body
-        return Answer(message.status, bounded(message.headers), body[:limit], len(body) <= limit)
+    whole: Any  # an answer that was read at once, of which aiohttp does not know
+    whole, stream = await cast(Any, protocol).read()
+    if isinstance(whole, messages.Answer):
+        body = whole.body
+        return Answer(whole.status, bounded(whole.headers), body[:limit], len(body) <= limit)
+    message = cast("RawResponseMessage", whole)
     while 100 <= message.code < 200 and message.code != 101:
         message, stream = await protocol.read()
     return Answer(message.code, headers_of(message), *await read_body(stream, limit))

@@ -16,7 +16,7 @@ from yarl import URL
 
 from gateway.errors import GatewayError
 from gateway.vendors.guard import socket_factory
-from gateway.webhooks.verify import Need
+from gateway.webhooks.signed import Need
 
 MAX_ANSWER_BYTES = 64 << 10
 TIMEOUT_SECONDS = 3.0  # senders wait a few seconds for our own answer

@@ -13,8 +13,6 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-import msgspec
-
 from gateway.config.model import (
     Api,
     BasicAuth,
@@ -24,8 +22,8 @@ from gateway.config.model import (
     Secret,
     SignAuth,
 )
-from gateway.masks import MASK, Path, masked_body, parse_path
-from gateway.vendors.calls import Call, Reply
+from gateway.masks import MASK, masked_body, parse_path
+from gateway.vendors.calls import Call, Redaction, Reply
 
 _MIN_SECRET_CHARS = 6  # shorter ones occur by chance
 _MAX_URL_CHARS = 2048
@@ -47,17 +45,6 @@ _KEPT_PART = re.compile(r"rate-?limit|api-call-limit")
 _SECRET_NAME = re.compile(
     r"key|token|secret|sig|auth|pass|pwd|code|session|jwt|credential|nonce|hmac", re.IGNORECASE
 )
-
-
-class Redaction(msgspec.Struct, frozen=True, kw_only=True):
-    """What is particular to one vendor about what may be kept of its calls."""
-
-    base_url: str  # which holds no credentials
-    query_name: str = ""  # of the parameter that authentication adds
-    idempotency_header: str = ""
-    keep: frozenset[str] = frozenset()  # further headers, in lower case
-    paths: frozenset[Path] = frozenset()  # of fields that are masked
-    secrets: tuple[bytes, ...] = ()  # which an answer might repeat
 
 
 def redaction_for(api: Api) -> Redaction:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from gateway.config.model import QuotaHeaders
-from gateway.vendors.calls import Reply
+from gateway.vendors.calls import Answer, Reply
 from gateway.vendors.classify import retry_after_seconds
 from gateway.vendors.quota import STANDARD, quota_of
 
@@ -19,15 +17,6 @@ if TYPE_CHECKING:
 _DRAIN_BYTES = 1 << 20  # read, so that the connection can be used again; beyond it is closed
 _MAX_HEADERS = 64
 _MAX_CHARS = 2048  # of one header
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """What came back: its headers by their names in lower case, and what was read of the body."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-    body_complete: bool
 
 
 def reply_of(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 from aiohttp import web
 
-from gateway.queue.acceptance import Receipt
+from gateway.model import Receipt
 from gateway.store.ids import new_id
 from gateway.web.doors import Door
 from gateway.web.written import written

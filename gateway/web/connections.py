@@ -20,10 +20,11 @@ import msgspec
 from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http import RawRequestMessage
 
+from gateway.messages import Request
 from gateway.telemetry.logs import get_logger
 from gateway.web.doors import Door
 from gateway.web.turnstile import Turnstile
-from gateway.whole import UNKNOWN, Request, RequestReader
+from gateway.whole import UNKNOWN, RequestReader
 
 log = get_logger("gateway.server")
 

@@ -16,7 +16,8 @@ from gateway.errors import SignatureRefused
 from gateway.vendors.fetch import FetchFailed
 from gateway.webhooks.compile import verifier_for
 from gateway.webhooks.handshakes import Handshakes
-from gateway.webhooks.verify import Need, RequestVerifier, SignedRequest
+from gateway.webhooks.signed import Need, SignedRequest
+from gateway.webhooks.verify import RequestVerifier
 
 Fetch = Callable[[Need], Awaitable[bytes]]
 

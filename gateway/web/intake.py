@@ -24,11 +24,12 @@ from aiohttp import web
 from gateway.cohorts import Cohort
 from gateway.config.model import ServerSection
 from gateway.errors import DatabaseUnavailable, SignatureRefused
-from gateway.model import Event
-from gateway.queue.acceptance import AcceptanceDesk, Receipt
+from gateway.messages import Request
+from gateway.model import Event, Receipt
+from gateway.queue.acceptance import AcceptanceDesk
 from gateway.routing import Router
-from gateway.store.events import Acceptance
 from gateway.store.ids import new_id
+from gateway.store.writes import Acceptance
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Metrics
 from gateway.traces import well_formed
@@ -52,8 +53,7 @@ from gateway.web.throttle import Brake, Places
 from gateway.webhooks.decompress import decode_received
 from gateway.webhooks.extract import UNDECODED
 from gateway.webhooks.handshakes import Answer
-from gateway.webhooks.verify import SignedRequest
-from gateway.whole import Request
+from gateway.webhooks.signed import SignedRequest
 
 log = get_logger("gateway.intake")
 

@@ -12,7 +12,8 @@ from aiohttp import web
 from gateway.texts import storable
 from gateway.web.answers import Refusal
 from gateway.web.doors import Door
-from gateway.webhooks.verify import SignedRequest, public_url
+from gateway.webhooks.signed import SignedRequest
+from gateway.webhooks.verify import public_url
 
 BODY_SECONDS = 20.0  # for the whole body of one request
 MAX_HEADERS_BYTES = 64 << 10  # of all headers of one webhook, as they are stored

@@ -15,7 +15,8 @@ from gateway.errors import SignatureRefused
 from gateway.webhooks.compile import verifier_for
 from gateway.webhooks.presets import PRESETS
 from gateway.webhooks.scheme import ASYMMETRIC, Scheme
-from gateway.webhooks.verify import Plan, SignedRequest
+from gateway.webhooks.signed import SignedRequest
+from gateway.webhooks.verify import Plan
 
 _SHOWN_CHARS = 200
 _SHOWN_BODY_BYTES = 64

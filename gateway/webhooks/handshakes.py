@@ -19,7 +19,8 @@ from gateway.errors import SignatureRefused
 from gateway.webhooks.codec import decode_key
 from gateway.webhooks.extract import UNDECODED, decode_body, node_at
 from gateway.webhooks.scheme import ASYMMETRIC, Handshake, Scheme
-from gateway.webhooks.verify import HANDSHAKE_TOKEN, Need, SignedRequest, query_fields
+from gateway.webhooks.signed import Need, SignedRequest
+from gateway.webhooks.verify import HANDSHAKE_TOKEN, query_fields
 
 MAX_TEXT_CHARS = 2048  # of each text that an answer repeats
 _MIN_LEARNT_CHARS = 16

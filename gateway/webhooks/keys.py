@@ -5,20 +5,9 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 
-import msgspec
-
 from gateway.webhooks.codec import decode_key
 from gateway.webhooks.scheme import ASYMMETRIC, Alternative, Scheme
-
-
-class Reading(msgspec.Struct, frozen=True, gc=False):
-    """What a scheme found in one request: well-formed but not yet believed."""
-
-    signatures: list[bytes]  # decoded candidates
-    alternatives: list[bytes]  # those of the scheme's alternative; one of both lists is not empty
-    timestamp_seconds: float | None
-    message: bytes  # what the sender should have signed
-
+from gateway.webhooks.signed import Reading
 
 Matcher = Callable[[Reading], bool]
 

@@ -11,7 +11,8 @@ from typing import assert_never
 from gateway.errors import SignatureRefused
 from gateway.webhooks.codec import decode_key, encode_signature
 from gateway.webhooks.scheme import ASYMMETRIC, Alternative, Scheme
-from gateway.webhooks.verify import Parts, SignedRequest, compile_message
+from gateway.webhooks.signed import Parts, SignedRequest
+from gateway.webhooks.verify import compile_message
 
 
 def sign(

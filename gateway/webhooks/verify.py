@@ -13,13 +13,12 @@ from datetime import UTC, datetime
 from typing import Literal, Protocol, assert_never
 from urllib.parse import parse_qsl
 
-import msgspec
-
 from gateway.errors import SignatureRefused
 from gateway.webhooks.codec import signature_decoder
 from gateway.webhooks.extract import compile_lookup, decode_body
-from gateway.webhooks.keys import Reading, compile_key
+from gateway.webhooks.keys import compile_key
 from gateway.webhooks.scheme import Scheme
+from gateway.webhooks.signed import Need, Parts, Reading, SignedRequest
 
 MAX_HEADER_CHARS = 4096  # of one signature header
 MAX_SIGNATURES = 16  # items of all signature headers together
@@ -29,34 +28,6 @@ MAX_QUERY_FIELDS = 100
 # What a sender may have us answer the HMAC of, unsigned, to show that we hold the secret. Nothing
 # that it signs as an event looks like this, and nothing that looks like this passes as one.
 HANDSHAKE_TOKEN = re.compile(rb"[A-Za-z0-9_+/=.-]{1,512}").fullmatch
-
-
-class SignedRequest(msgspec.Struct, frozen=True, gc=False):
-    """The parts of a request that a signature may cover.
-
-    ``headers`` is asked for names in lower case only: a dict with such keys, or any
-    case-insensitive mapping. ``url`` is the one the sender called, as the sender knows it;
-    ``query`` is what stands in it after the "?", as it was sent.
-    """
-
-    method: str
-    url: str
-    headers: Mapping[str, str]
-    body: bytes
-    query: str = ""
-
-
-class Need(msgspec.Struct, frozen=True, kw_only=True):
-    """What must be fetched from the sender before a request can be verified."""
-
-    url: str  # https, and held against a pattern of the sender's own hosts
-    key: str  # names the answer in a cache; the URL and what else tells answers apart
-    post: bytes = b""  # JSON to post; empty: GET
-    expects: bytes = b""  # how a usable answer begins
-    keep_seconds: float = 3600.0  # how long it may be used
-
-    def __repr__(self) -> str:
-        return f"Need({self.key})"  # what is posted may hold a secret
 
 
 class RequestVerifier(Protocol):
@@ -230,15 +201,6 @@ class Plan:
         if not signatures and not others:
             raise SignatureRefused(f"no well-formed signature in {' or '.join(self._headers)}")
         return signatures, others, fields
-
-
-class Parts(msgspec.Struct, frozen=True, gc=False):
-    """What the signed message is put together from."""
-
-    request: SignedRequest
-    fields: Mapping[str, str]  # ``name=value`` items of the signature header
-    timestamp: bytes
-    message_id: bytes
 
 
 Message = Callable[[Parts], bytes]

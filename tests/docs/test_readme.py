@@ -16,7 +16,8 @@ import pytest
 from gateway.cli import main
 from gateway.config.loader import check
 from gateway.webhooks.presets import PRESETS
-from gateway.webhooks.verify import SignedRequest, Verifier
+from gateway.webhooks.signed import SignedRequest
+from gateway.webhooks.verify import Verifier
 
 ROOT = Path(__file__).parents[2]
 PAGES = [

@@ -13,9 +13,8 @@ from uuid_utils.compat import uuid7
 
 from gateway.model import Event, Job, NewJob
 from gateway.store.database import Database
-from gateway.store.events import Acceptance
-from gateway.store.jobs import Settled
 from gateway.store.sql import query
+from gateway.store.writes import Acceptance, Settled
 
 NODE = "one/1"
 OTHER = "two/2"

@@ -25,7 +25,8 @@ from store_samples import (
 )
 
 from gateway.errors import DatabaseUnavailable
-from gateway.queue.acceptance import AcceptanceDesk, Receipt
+from gateway.model import Receipt
+from gateway.queue.acceptance import AcceptanceDesk
 from gateway.queue.lane import Lane
 from gateway.queue.ready import ReadyQueue
 from gateway.store import events, upkeep

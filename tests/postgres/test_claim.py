@@ -23,8 +23,9 @@ from uuid_utils.compat import uuid7
 
 from gateway.store import events, jobs, nodes
 from gateway.store.database import Database
-from gateway.store.jobs import INLINE_BODY_BYTES, Position
+from gateway.store.jobs import INLINE_BODY_BYTES
 from gateway.store.sql import query
+from gateway.store.writes import Position
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from gateway.queue.ready import ReadyQueue
 from gateway.queue.settlement import SettlementDesk
 from gateway.store import jobs, partitions
 from gateway.store.database import Database
-from gateway.store.jobs import Settled
 from gateway.store.partitions import JobPartitions, day_number
+from gateway.store.writes import Settled
 from gateway.telemetry.metrics import Metrics
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -13,8 +13,7 @@ from uuid_utils.compat import uuid7
 from gateway.model import Event, Job, NewJob
 from gateway.store import events, jobs, nodes
 from gateway.store.database import Database
-from gateway.store.events import Acceptance
-from gateway.store.jobs import Settled
+from gateway.store.writes import Acceptance, Settled
 
 NODE = "test/1"
 ZERO = UUID(int=0)

@@ -27,8 +27,9 @@ from store_samples import (
 from gateway.model import Job
 from gateway.store import events, jobs, nodes
 from gateway.store.database import Database
-from gateway.store.jobs import Settled, settle
+from gateway.store.jobs import settle
 from gateway.store.partitions import JobPartitions
+from gateway.store.writes import Settled
 
 
 @pytest.fixture

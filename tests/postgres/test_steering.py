@@ -16,10 +16,11 @@ from gateway.model import Job, JobState
 from gateway.store import jobs, operators, steering
 from gateway.store.cursors import first_id
 from gateway.store.database import Database
-from gateway.store.events import Acceptance, accept
+from gateway.store.events import accept
 from gateway.store.records import Cancelled, Count, ManyFilter
 from gateway.store.sql import query
 from gateway.store.steering import Pauses
+from gateway.store.writes import Acceptance
 
 WHO = "tester"
 NONE: frozenset[str] = frozenset()

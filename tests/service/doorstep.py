@@ -12,9 +12,9 @@ from aiohttp import web
 
 from gateway.config import loader
 from gateway.config.model import Address, Config
-from gateway.queue.acceptance import Receipt
+from gateway.model import Receipt
 from gateway.routing import Router
-from gateway.store.events import Acceptance
+from gateway.store.writes import Acceptance
 from gateway.telemetry.metrics import Metrics
 from gateway.vendors.fetch import FetchFailed
 from gateway.web.connections import Timeouts
@@ -24,7 +24,7 @@ from gateway.web.intake import Intake
 from gateway.web.server import Listener, public_listener
 from gateway.web.turnstile import Turnstile
 from gateway.webhooks.sign import sign
-from gateway.webhooks.verify import Need
+from gateway.webhooks.signed import Need
 
 SECRET = "a-secret-of-the-tests"
 ENVIRON = {"S": SECRET}  # what env: references are looked up in

@@ -43,7 +43,8 @@ from gateway.vendors.client import VendorClient
 from gateway.vendors.limits import StrictLimiter
 from gateway.vendors.redact import describe_reply, describe_request, redaction_for
 from gateway.webhooks.presets import PRESETS
-from gateway.webhooks.verify import SignedRequest, Verifier
+from gateway.webhooks.signed import SignedRequest
+from gateway.webhooks.verify import Verifier
 
 MAX_REPLY_BYTES = 64 << 10
 

@@ -35,7 +35,8 @@ from gateway.vendors.calls import Call, CallFailed
 from gateway.vendors.classify import classify, rules_of
 from gateway.vendors.limits import StrictLimiter
 from gateway.webhooks.presets import PRESETS
-from gateway.webhooks.verify import SignedRequest, Verifier
+from gateway.webhooks.signed import SignedRequest
+from gateway.webhooks.verify import Verifier
 
 WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

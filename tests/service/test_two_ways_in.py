@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from gateway.messages import Request
 from gateway.web.connections import MAX_HELD_BYTES, Connection, Timeouts
 from gateway.web.turnstile import Entrant, Turnstile
-from gateway.whole import Request
 
 BOUND_SECONDS = 10.0
 BODY = b'{"type": "x", "id": "e-1"}'

@@ -19,8 +19,8 @@ from aiohttp.http import HttpProcessingError, HttpResponseParser, RawResponseMes
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from gateway.messages import Answer
 from gateway.vendors.connector import Answering, Connector
-from gateway.whole import Answer
 
 # All that connectors ask of the request for which they open a connection; ours is never sent.
 ASKED = {

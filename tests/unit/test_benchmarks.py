@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.webhooks.presets import PRESETS
-from gateway.webhooks.verify import SignedRequest, Verifier
+from gateway.webhooks.signed import SignedRequest
+from gateway.webhooks.verify import Verifier
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

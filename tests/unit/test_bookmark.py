@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.queue.bookmark import REREAD_SECONDS, Bookmark
-from gateway.store.jobs import Position
+from gateway.store.writes import Position
 
 HERE = Position(5, UUID(int=7))
 THERE = Position(5, UUID(int=8))

@@ -17,7 +17,7 @@ from gateway.config.model import Secret, Webhook
 from gateway.webhooks.compile import verifier_for
 from gateway.webhooks.extract import compile_dedupe, compile_event_type, decode_body
 from gateway.webhooks.presets import PRESETS
-from gateway.webhooks.verify import SignedRequest
+from gateway.webhooks.signed import SignedRequest
 
 NOW = 1_790_000_000.0
 KEYS = {"standard-webhooks": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "basic": "user:word"}

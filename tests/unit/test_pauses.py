@@ -14,7 +14,7 @@ from gateway.queue.acceptance import AcceptanceDesk
 from gateway.queue.lane import Lane
 from gateway.queue.ready import ReadyQueue
 from gateway.store.database import Database
-from gateway.store.events import Acceptance
+from gateway.store.writes import Acceptance
 from gateway.telemetry.metrics import Metrics
 
 

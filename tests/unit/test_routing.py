@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from gateway.backoff import RetryPolicy
 from gateway.config.model import Api, Route
 from gateway.errors import ExpressionInvalid, RenderFailed
-from gateway.model import Event, NewJob
-from gateway.routing import CallSpec, Router
+from gateway.model import CallSpec, Event, NewJob
+from gateway.routing import Router
 from gateway.webhooks.extract import UNDECODED
 
 EVENT_ID = UUID("0198c0de-0000-7000-8000-000000000001")

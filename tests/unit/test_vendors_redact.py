@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.model import Api, BasicAuth, BearerAuth, Secret
-from gateway.vendors.calls import Call, Reply
-from gateway.vendors.redact import Redaction, describe_reply, describe_request, redaction_for
+from gateway.vendors.calls import Call, Redaction, Reply
+from gateway.vendors.redact import describe_reply, describe_request, redaction_for
 
 PLAIN = redaction_for(Api(vendor="stub", base_url="https://x"))
 anything = st.text(st.characters(), max_size=80)  # NUL and lone surrogates too

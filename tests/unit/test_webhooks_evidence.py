@@ -22,7 +22,7 @@ from gateway.errors import SignatureRefused
 from gateway.webhooks.compile import verifier_for
 from gateway.webhooks.presets import PRESETS
 from gateway.webhooks.sign import sign
-from gateway.webhooks.verify import SignedRequest
+from gateway.webhooks.signed import SignedRequest
 
 UNIT = Path(__file__).parent
 NOW = 1_700_000_000

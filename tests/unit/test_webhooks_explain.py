@@ -16,8 +16,8 @@ from gateway.webhooks.explain import explain
 from gateway.webhooks.presets import PRESETS
 from gateway.webhooks.scheme import ASYMMETRIC, Scheme
 from gateway.webhooks.sign import sign
+from gateway.webhooks.signed import SignedRequest
 from gateway.webhooks.table import senders_markdown
-from gateway.webhooks.verify import SignedRequest
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOW = 1_700_000_000

@@ -13,7 +13,7 @@ from gateway.vendors.fetch import (
     FetchFailed,
     SenderFetcher,
 )
-from gateway.webhooks.verify import Need
+from gateway.webhooks.signed import Need
 
 URL = "https://sender.example/key.pem"
 

@@ -26,7 +26,7 @@ from gateway.webhooks.compile import verifier_for
 from gateway.webhooks.presets import PRESETS
 from gateway.webhooks.scheme import Scheme
 from gateway.webhooks.sign import sign
-from gateway.webhooks.verify import SignedRequest
+from gateway.webhooks.signed import SignedRequest
 
 NOW = 1_700_000_000
 BODY = b'{"id":"evt_1"}'

@@ -15,7 +15,7 @@ from gateway.errors import SignatureRefused
 from gateway.webhooks.compile import verifier_for
 from gateway.webhooks.handshakes import Handshakes
 from gateway.webhooks.presets import PRESETS
-from gateway.webhooks.verify import SignedRequest
+from gateway.webhooks.signed import SignedRequest
 
 TOLD = json.loads(VERDICTS.read_text())
 SAID: list[dict[str, Any]] = TOLD["verdicts"]

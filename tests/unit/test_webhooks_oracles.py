@@ -28,7 +28,8 @@ from square.utils.webhooks_helper import verify_signature
 from gateway.webhooks.presets import PRESETS
 from gateway.webhooks.scheme import ASYMMETRIC
 from gateway.webhooks.sign import sign
-from gateway.webhooks.verify import HANDSHAKE_TOKEN, SignedRequest, Verifier, decoded_url
+from gateway.webhooks.signed import SignedRequest
+from gateway.webhooks.verify import HANDSHAKE_TOKEN, Verifier, decoded_url
 
 NOW = 1_700_000_000
 ID = "msg_2f1c"

@@ -45,7 +45,7 @@ from gateway.webhooks.compile import verifier_for
 from gateway.webhooks.presets import PRESETS
 from gateway.webhooks.scheme import Scheme
 from gateway.webhooks.sign import sign, sign_body
-from gateway.webhooks.verify import SignedRequest
+from gateway.webhooks.signed import SignedRequest
 
 NOW = 1_700_000_000
 URL = "https://hooks.example.com/webhooks/x"

@@ -18,12 +18,8 @@ from gateway.errors import SignatureRefused
 from gateway.webhooks.presets import PRESETS
 from gateway.webhooks.scheme import ASYMMETRIC, Scheme
 from gateway.webhooks.sign import sign
-from gateway.webhooks.verify import (
-    MAX_HEADER_CHARS,
-    MAX_SIGNATURES,
-    SignedRequest,
-    Verifier,
-)
+from gateway.webhooks.signed import SignedRequest
+from gateway.webhooks.verify import MAX_HEADER_CHARS, MAX_SIGNATURES, Verifier
 
 NOW = 1_700_000_000
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

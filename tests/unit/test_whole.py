@@ -12,17 +12,10 @@ from aiohttp.http import HttpProcessingError, HttpRequestParser, HttpResponsePar
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
+from gateway.messages import Answer, Request
 from gateway.web.server import MAX_HEADER_BYTES
 from gateway.web.server import MAX_HEADERS as LISTENERS_MAX_HEADERS
-from gateway.whole import (
-    MAX_HEAD_BYTES,
-    MAX_HEADERS,
-    UNKNOWN,
-    Answer,
-    AnswerReader,
-    Request,
-    RequestReader,
-)
+from gateway.whole import MAX_HEAD_BYTES, MAX_HEADERS, UNKNOWN, AnswerReader, RequestReader
 
 PLAIN = b"POST /webhooks/x?a=1 HTTP/1.1\r\nHost: x\r\nX-Id: 7\r\nContent-Length: 2\r\n\r\n{}"
 PLAIN_ANSWER = b"HTTP/1.1 200 OK\r\nDate: now\r\nX-Id: 7\r\nContent-Length: 2\r\n\r\n{}"

@@ -21,7 +21,7 @@ from gateway.webhooks.checks.base import (
 )
 from gateway.webhooks.codec import decode_key, signature_decoder
 from gateway.webhooks.scheme import Scheme
-from gateway.webhooks.verify import SignedRequest
+from gateway.webhooks.signed import SignedRequest
 
 _MAX_ITEMS = 6  # as many as Adyen ever sends at once; JSON has one
 _FIELDS = (

@@ -15,7 +15,7 @@ from typing import Literal
 from gateway.errors import SignatureRefused
 from gateway.webhooks.checks.base import body_object, text_at, to_bytes
 from gateway.webhooks.checks.certificates import BEGIN, check_signature
-from gateway.webhooks.verify import Need, SignedRequest
+from gateway.webhooks.signed import Need, SignedRequest
 
 _CERTIFICATE_URL = re.compile(
     r"https://sns\.[a-z]{2}(?:-[a-z0-9]{1,12}){2,3}\.amazonaws\.com(?:\.cn)?/"

@@ -9,7 +9,8 @@ import msgspec
 
 from gateway.errors import SignatureRefused
 from gateway.webhooks.extract import decode_body
-from gateway.webhooks.verify import MAX_HEADER_CHARS, Need, SignedRequest
+from gateway.webhooks.signed import Need, SignedRequest
+from gateway.webhooks.verify import MAX_HEADER_CHARS
 
 MAX_FIELD_CHARS = 1 << 20
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{1,2048}={0,2}")

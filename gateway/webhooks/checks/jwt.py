@@ -26,7 +26,8 @@ from gateway.webhooks.checks.jws import (
 )
 from gateway.webhooks.codec import decode_key
 from gateway.webhooks.scheme import ASYMMETRIC, Scheme
-from gateway.webhooks.verify import Need, SignedRequest, require_secrets
+from gateway.webhooks.signed import Need, SignedRequest
+from gateway.webhooks.verify import require_secrets
 
 ALGORITHMS = {"sha256": "HS256", "rsa-sha256": "RS256", "ecdsa-sha256": "ES256"}
 KEYS_SECONDS = 300.0  # senders tell a new key long before they use it

@@ -21,7 +21,8 @@ from gateway.webhooks.checks.base import (
 )
 from gateway.webhooks.codec import decode_key, signature_decoder
 from gateway.webhooks.scheme import Scheme
-from gateway.webhooks.verify import MAX_TIMESTAMP_CHARS, SignedRequest, check_age
+from gateway.webhooks.signed import SignedRequest
+from gateway.webhooks.verify import MAX_TIMESTAMP_CHARS, check_age
 
 _MAX_TOKEN_CHARS = 255  # longer ones could not be dedupe keys as they are
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from gateway.errors import SignatureRefused
 from gateway.webhooks.checks.base import header_of
 from gateway.webhooks.checks.certificates import BEGIN, check_signature
-from gateway.webhooks.verify import Need, SignedRequest
+from gateway.webhooks.signed import Need, SignedRequest
 
 _CERTIFICATE_URL = re.compile(
     r"https://api(?:-m)?(?:\.sandbox)?\.paypal\.com/v1/notifications/certs/[A-Za-z0-9_-]{1,100}"

@@ -22,7 +22,8 @@ from gateway.errors import SignatureRefused
 from gateway.webhooks.checks.base import header_of, json_object, text_at
 from gateway.webhooks.checks.jws import Token, check_body_hash, der_of, number_at, parse
 from gateway.webhooks.scheme import Scheme
-from gateway.webhooks.verify import Need, SignedRequest, check_age
+from gateway.webhooks.signed import Need, SignedRequest
+from gateway.webhooks.verify import check_age
 
 _KEYS_URL = re.compile(
     r"https://(?:production|sandbox|development)\.plaid\.com/webhook_verification_key/get"

@@ -17,7 +17,7 @@ from gateway.webhooks.checks.base import (
     text_at,
     to_bytes,
 )
-from gateway.webhooks.verify import SignedRequest
+from gateway.webhooks.signed import SignedRequest
 
 _MAX_NOTIFICATIONS = 1000
 

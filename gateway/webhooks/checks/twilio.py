@@ -21,7 +21,8 @@ from gateway.webhooks.checks.base import SelfContained, header_of, to_bytes
 from gateway.webhooks.codec import decode_key, signature_decoder
 from gateway.webhooks.extract import MAX_FORM_FIELDS, begins_as_json
 from gateway.webhooks.scheme import Scheme
-from gateway.webhooks.verify import SignedRequest, query_fields
+from gateway.webhooks.signed import SignedRequest
+from gateway.webhooks.verify import query_fields
 
 _ALGORITHMS = {"HMAC_SHA1": "sha1", "HMAC_SHA256": "sha256"}
 _DEFAULT_PORTS = {"https": 443, "http": 80}
