@@ -20,8 +20,12 @@ from gateway.telemetry.metrics import Metrics
 
 log = get_logger("gateway.acceptance")
 
-# While one batch is on the disk, the next is decoded, verified and sent off.
+# While one batch is on the disk, the next is decoded, verified and sent off; but where the disk is
+# fast, one larger statement is worth more than two. Measured with 64 senders on two cores: where a
+# commit took 0.1 ms one flight took in 6% more, with 1 ms 9%; where it took 2, 3 and 5 ms, two took
+# in 18%, 33% and 40% more. Besides, a batch of one row takes about 0.8 ms.
 FLIGHTS = 2
+SLOW_COMMIT_SECONDS = 0.0025
 
 
 class AcceptanceDesk:
@@ -49,6 +53,7 @@ class AcceptanceDesk:
             patience_seconds=patience_seconds,
             impatience=lambda: DatabaseUnavailable("not committed in time"),
             flights=FLIGHTS,
+            slow_seconds=SLOW_COMMIT_SECONDS,
         )
         self.run = self._batches.run
         self.finish = self._batches.finish

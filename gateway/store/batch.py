@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import chain
@@ -21,6 +22,9 @@ _LOOK_SECONDS = 0.25  # how often it is looked for who has waited too long
 # A further flight costs a statement of its own, which is as dear as ten rows: not for fewer rows
 # than this, and not for fewer than fly already, whose end is near.
 _WORTH_A_FLIGHT = 8
+
+_ROW_SECONDS = 40e-6  # what a row takes PostgreSQL, on a core of 2026
+_RISE = 0.05  # how much a longer commit counts against the shortest of late
 
 
 class _Entry(Generic[Item, Result]):
@@ -52,7 +56,8 @@ class GroupCommit(Generic[Item, Result]):
 
     Up to *flights* batches are flushed at a time, so that one is collected and answered while the
     other is on the disk. Of two in flight either may be committed first, but never of two that
-    both have items which were submitted *in order*.
+    both have items which were submitted *in order*. Where a commit takes no longer than
+    *slow_seconds*, another is worth its statement only to a full batch.
 
     With a *linger*, flushes begin at least that many seconds apart unless a quarter of a full batch
     waits: for what nobody waits for, fewer and larger batches cost less. The first item after a
@@ -70,6 +75,7 @@ class GroupCommit(Generic[Item, Result]):
         impatience: Callable[[], Exception] = TimeoutError,
         linger_seconds: float = 0.0,
         flights: int = 1,
+        slow_seconds: float = 0.0,
     ) -> None:
         self._flush = flush
         self._max_rows = max_rows
@@ -80,6 +86,9 @@ class GroupCommit(Generic[Item, Result]):
         self._impatience = impatience
         self._linger_seconds = linger_seconds
         self._flights = flights
+        self._slow_seconds = slow_seconds
+        self._commit = CommitTime()
+        self._alone = True  # whether what has taken off last had nothing beside it
         self._waiting: list[_Entry[Item, Result]] = []
         self._flying: list[list[_Entry[Item, Result]]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -155,16 +164,20 @@ class GroupCommit(Generic[Item, Result]):
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            began = asyncio.get_running_loop().time()
+            loop, began = asyncio.get_running_loop(), time.perf_counter()
+            until = loop.time() + self._linger_seconds
             self._flying.append(batch)
+            self._alone = len(self._flying) == 1
             self._note_flights()
             try:
                 await self._flush_one(batch)
             finally:
+                if self._alone:  # else this commit may have been made by the other's
+                    self._commit.note(len(batch), time.perf_counter() - began)
                 self._flying.remove(batch)
                 self._note_flights()
             if self._linger_seconds:
-                await self._linger(began + self._linger_seconds)
+                await self._linger(until)
 
     async def _linger(self, until: float) -> None:
         """Sleep until then, or until enough waits, or nothing more will come."""
@@ -181,7 +194,12 @@ class GroupCommit(Generic[Item, Result]):
     def _note_flights(self) -> None:
         """Say how many must wait for another batch; wake whoever could take them already."""
         rows = sum(map(len, self._flying))
-        self._wake_at = max(_WORTH_A_FLIGHT, rows) if rows else 1
+        if not rows:
+            self._wake_at = 1
+        elif self._commit.seconds < self._slow_seconds:
+            self._wake_at = self._max_rows
+        else:
+            self._wake_at = max(_WORTH_A_FLIGHT, rows)
         if self._closed or len(self._waiting) >= self._wake_at:
             self._wake.set()
 
@@ -228,6 +246,22 @@ class GroupCommit(Generic[Item, Result]):
         self._timer = None
         if self._flying or self._waiting:
             self._timer = loop.call_later(self._look_seconds, self._expire)
+
+
+class CommitTime:
+    """How long a commit takes by itself: the disk, and the way there, but not the rows.
+
+    ``seconds`` falls at once, since nothing makes a commit faster than it is, and rises slowly; it
+    begins at 0.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def note(self, rows: int, seconds: float) -> None:
+        """Note that a batch of so many rows, beside which no other flew, took so long."""
+        alone = max(0.0, seconds - rows * _ROW_SECONDS)
+        self.seconds = min(alone, self.seconds + _RISE * (alone - self.seconds))
 
 
 def _tell(told: Sequence[tuple[_Entry[Item, Result], Result | BaseException]]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.store.batch import GroupCommit
+from gateway.store.batch import CommitTime, GroupCommit
 
 
 class Disk:
@@ -291,6 +291,81 @@ async def test_of_two_flights_only_one_has_items_that_must_stay_in_order() -> No
         await asyncio.gather(*second)
 
 
+async def test_where_a_commit_is_quick_only_a_full_batch_flies_beside_another() -> None:
+    runway = Runway()
+    commit: GroupCommit[int, int] = GroupCommit(
+        runway.flush, flights=2, max_rows=50, slow_seconds=60.0
+    )
+    async with running(commit):
+        waiting = [commit.submit(0)]
+        await settle_down()
+        waiting += [commit.submit(number) for number in range(100, 149)]
+        await settle_down()
+        assert list(runway.flying) == [0], "49 go with the next"
+        waiting.append(commit.submit(149))
+        await settle_down()
+        assert list(runway.flying) == [0, 100]
+        runway.land(0)
+        runway.land(100)
+        await asyncio.gather(*waiting)
+
+
+async def test_where_a_commit_is_slow_any_batch_does_that_is_worth_it() -> None:
+    runway = Runway()
+    commit: GroupCommit[int, int] = GroupCommit(runway.flush, flights=2, slow_seconds=0.001)
+    async with running(commit):
+        lone = commit.submit(0)
+        await settle_down()
+        await asyncio.sleep(0.05)
+        runway.land(0)
+        await lone
+
+        waiting = [commit.submit(1)]
+        await settle_down()
+        waiting += [commit.submit(number) for number in range(100, 108)]
+        await settle_down()
+        assert list(runway.flying) == [1, 100]
+        runway.land(100)
+        await settle_down()
+        waiting += [commit.submit(number) for number in range(200, 208)]
+        await settle_down()
+        assert list(runway.flying) == [1, 200], "what flew beside another tells nothing"
+        runway.land(200)
+        await settle_down()
+        runway.land(1)
+        await asyncio.gather(*waiting)
+
+        for number in range(300, 303):  # what flies alone does
+            lone = commit.submit(number)
+            await settle_down()
+            runway.land(number)
+            await lone
+        waiting = [commit.submit(number) for number in range(400, 401)]
+        await settle_down()
+        waiting += [commit.submit(number) for number in range(500, 520)]
+        await settle_down()
+        assert list(runway.flying) == [400]
+        runway.land(400)
+        await settle_down()
+        runway.land(500)
+        await asyncio.gather(*waiting)
+
+
+def test_the_time_of_a_commit_falls_at_once_and_rises_slowly() -> None:
+    commit = CommitTime()
+    for _ in range(100):
+        commit.note(1, 0.010)
+    assert 0.0095 < commit.seconds < 0.010
+    commit.note(1, 0.002)
+    assert 0.0015 < commit.seconds < 0.002
+    commit.note(1, 0.010)
+    assert commit.seconds < 0.003
+    commit.note(250, 0.0105)
+    assert commit.seconds < 0.0006, "most of it were its rows"
+    commit.note(250, 0.001)
+    assert commit.seconds == 0.0
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     arrivals=st.lists(
@@ -298,10 +373,16 @@ async def test_of_two_flights_only_one_has_items_that_must_stay_in_order() -> No
     ),
     flights=st.integers(min_value=1, max_value=3),
     max_rows=st.integers(min_value=1, max_value=20),
+    slow_seconds=st.sampled_from([0.0, 60.0]),
     lands_last=st.booleans(),
 )
 def test_everything_is_flushed_once_and_in_order_where_it_must_be(
-    arrivals: list[tuple[bool, int]], flights: int, max_rows: int, *, lands_last: bool
+    arrivals: list[tuple[bool, int]],
+    flights: int,
+    max_rows: int,
+    slow_seconds: float,
+    *,
+    lands_last: bool,
 ) -> None:
     """Each arrival: whether it is in order, and how many flights the test then lets land."""
 
@@ -309,7 +390,7 @@ def test_everything_is_flushed_once_and_in_order_where_it_must_be(
         runway = Runway()
         landed: list[int] = []
         commit: GroupCommit[int, int] = GroupCommit(
-            runway.flush, flights=flights, max_rows=max_rows
+            runway.flush, flights=flights, max_rows=max_rows, slow_seconds=slow_seconds
         )
 
         async def land_one() -> None:
