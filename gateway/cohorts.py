@@ -12,7 +12,8 @@ Source: J. Larus, M. Parkes: *Using Cohort Scheduling to Enhance Server Performa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from types import coroutine
 from typing import Generic, TypeVar
 
 Member = TypeVar("Member")
@@ -75,3 +76,9 @@ class Cohort(Generic[Member]):
         except Exception as fault:  # noqa: BLE001
             context = {"message": "a member's failure could not be told", "exception": fault}
             asyncio.get_running_loop().call_exception_handler(context)
+
+
+@coroutine
+def next_stage() -> Generator[None, None, None]:
+    """Let the other tasks come as far as this one, before it goes on; to be awaited."""
+    yield  # what asyncio.sleep(0) comes down to, without its two coroutines

@@ -16,6 +16,7 @@ import msgspec
 
 from gateway import backoff
 from gateway.backoff import RetryPolicy
+from gateway.cohorts import next_stage
 from gateway.deadlines import Deadlines
 from gateway.errors import DatabaseUnavailable, GatewayError, RenderFailed
 from gateway.handlers import CallUnsuccessful, Handler, JobContext, checked, decode
@@ -34,7 +35,6 @@ from gateway.model import (
 from gateway.queue.ready import ReadyQueue
 from gateway.queue.settlement import SettlementDesk
 from gateway.routing import CompiledRoute, Router
-from gateway.stages import next_stage
 from gateway.store import events, jobs
 from gateway.store.database import Database
 from gateway.store.writes import Settled

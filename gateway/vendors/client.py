@@ -20,10 +20,10 @@ import msgspec
 from aiohttp.http import HttpProcessingError
 from yarl import URL
 
+from gateway.cohorts import next_stage
 from gateway.config.tls import tls_context
 from gateway.deadlines import Deadlines
 from gateway.errors import ConfigInvalid, Fault
-from gateway.stages import next_stage
 from gateway.traces import continued
 from gateway.vendors import redirects
 from gateway.vendors.auth import authorization_for

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.cohorts import MAX_MEMBERS, Cohort
-from gateway.stages import next_stage
+from gateway.cohorts import MAX_MEMBERS, Cohort, next_stage
 
 STAGES = 3
 NEVER = STAGES  # the stage at which a member fails
