@@ -294,10 +294,10 @@ class Lane:
                 # for here.
                 if self.limiter is not None and self._next().kind == "call":
                     if self.waiting <= len(self._in_line):
-                        return True  # each job has one in line already; one more would waste a turn
+                        break  # each job has a slot in line already; one more would waste a turn
                     await self._take_turn(self.limiter)
                     if not self._startable():
-                        return True
+                        break
                 job = self._pop()
                 self.running += 1
                 try:

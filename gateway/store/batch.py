@@ -14,6 +14,8 @@ from functools import partial
 from itertools import chain
 from typing import Generic, TypeVar
 
+import msgspec
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -27,22 +29,13 @@ _ROW_SECONDS = 40e-6  # what a row takes PostgreSQL, on a core of 2026
 _RISE = 0.05  # how much a longer commit counts against the shortest of late
 
 
-class _Entry(Generic[Item, Result]):
+class _Entry(msgspec.Struct, Generic[Item, Result], gc=False):
     """An item, whom to tell of it, until when (loop time), and whether it must not be overtaken."""
 
-    __slots__ = ("in_order", "item", "tell", "until")
-
-    def __init__(
-        self,
-        item: Item,
-        tell: Callable[[Result | BaseException], None] | None,
-        until: float,
-        in_order: bool,
-    ) -> None:
-        self.item = item
-        self.tell = tell  # None: nobody, or told already
-        self.until = until
-        self.in_order = in_order
+    item: Item
+    tell: Callable[[Result | BaseException], None] | None  # None: nobody, or told already
+    until: float
+    in_order: bool
 
 
 class GroupCommit(Generic[Item, Result]):

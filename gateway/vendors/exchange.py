@@ -16,6 +16,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
+import msgspec
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -44,15 +45,12 @@ _PIECE_BYTES = 1 << 16
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
 
 
-class Origin:
+class Origin(msgspec.Struct, frozen=True):
     """Where requests go, and what that adds to them."""
 
-    __slots__ = ("lines", "opening", "prefix")
-
-    def __init__(self, opening: aiohttp.ClientRequest, lines: HeaderLines, prefix: str) -> None:
-        self.opening = opening  # never sent: the connector opens connections for it
-        self.lines = lines
-        self.prefix = prefix  # of the target: a proxy is asked for the whole URL
+    opening: aiohttp.ClientRequest  # never sent: the connector opens connections for it
+    lines: HeaderLines
+    prefix: str = ""  # of the target: a proxy is asked for the whole URL
 
 
 class Wire:
