@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 _ROUNDING_SECONDS = 0.001  # uvloop's timers fire up to this much early
@@ -17,21 +19,21 @@ class Deadlines:
     """What is under way of one kind, each with the time by which it must be over."""
 
     def __init__(self) -> None:
-        self._open: set[_Deadline] = set()
+        self._open: set[Deadline] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
 
-    def within(self, seconds: float) -> _Deadline:
+    def within(self, seconds: float) -> Deadline:
         """Return a block that raises :class:`TimeoutError` in its task when it takes longer."""
-        return _Deadline(self, seconds)
+        return Deadline(self, seconds)
 
-    def enter(self, deadline: _Deadline) -> None:
+    def enter(self, deadline: Deadline) -> None:
         """Watch *deadline*."""
         self._open.add(deadline)
         if deadline.until < self._timer_at:
             self._set(deadline.until)
 
-    def leave(self, deadline: _Deadline) -> None:
+    def leave(self, deadline: Deadline) -> None:
         """Watch it no longer. The timer stays as it is: it would mostly be set for nothing."""
         self._open.discard(deadline)
 
@@ -51,7 +53,7 @@ class Deadlines:
         self._set(min((one.until for one in self._open), default=math.inf))
 
 
-class _Deadline:
+class Deadline:
     """A block of one task, as :class:`asyncio.Timeout` is: it tells its own cancelling apart.
 
     ``expired``: it was broken off.
@@ -87,6 +89,18 @@ class _Deadline:
             and kind is asyncio.CancelledError
         ):
             raise TimeoutError from error
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within the block, a part of what is under way, let its time stand still."""
+        loop = asyncio.get_running_loop()
+        rest = self.until - loop.time()
+        self._deadlines.leave(self)
+        try:
+            yield
+        finally:
+            self.until = loop.time() + rest
+            self._deadlines.enter(self)
 
     def expire(self) -> None:
         """Break the block off."""

@@ -22,7 +22,7 @@ from yarl import URL
 
 from gateway.cohorts import next_stage
 from gateway.config.tls import tls_context
-from gateway.deadlines import Deadlines
+from gateway.deadlines import Deadline, Deadlines
 from gateway.errors import ConfigInvalid, Fault
 from gateway.traces import continued
 from gateway.vendors import redirects
@@ -110,26 +110,36 @@ class VendorClient:
 
         Redirects are answers too, beyond as many as the vendor is followed. :class:`CallFailed`
         when there is no whole answer. Only an access token that the vendor no longer takes (401)
-        is a reason to send again, once, with a new one.
+        is a reason to send again, once, with a new one. The call's time stands still while a
+        further request of it waits for its turn.
         """
         seconds = call.timeout_seconds
         if seconds is None:
             seconds = self.api.timeout_seconds
+        deadline = self._deadlines.within(seconds)
         try:
-            with self._deadlines.within(seconds):
+            with deadline:
                 tokens = self._authorization.tokens
                 if tokens is None:
-                    return await self._exchange(call)
+                    return await self._exchange(call, deadline)
                 token = await tokens.get()
-                reply = await self._exchange(call, token)
+                reply = await self._exchange(call, deadline, token)
                 if reply.status == 401:
                     tokens.refuse(token)
-                    reply = await self._exchange(call, await tokens.get())
+                    token = await tokens.get()
+                    await self._take_turn(deadline)
+                    reply = await self._exchange(call, deadline, token)
                 return reply
         except _FAILURES as error:
             raise _failure(error, seconds, self._name) from error
 
-    async def _exchange(self, call: Call, token: str | None = None) -> Reply:
+    async def _take_turn(self, deadline: Deadline) -> None:
+        """Wait in line for one more request, however long; *deadline* is about the vendor alone."""
+        if self._limiter is not None:
+            with deadline.paused():
+                await self._limiter.acquire()
+
+    async def _exchange(self, call: Call, deadline: Deadline, token: str | None = None) -> Reply:
         target = self._targets.get(call.path) or self._remember(call.path)
         origin, common = self._own or self._open_origin()
         lines = self._lines_of(call, common)
@@ -137,10 +147,12 @@ class VendorClient:
             self._authorize(lines, call, self._url_of(target), token)
         reply = await self._request(call, origin, target, lines)
         if self.api.redirects and reply.status in redirects.STATUSES:
-            return await self._follow(call, self._url_of(target), reply, token)
+            return await self._follow(call, self._url_of(target), reply, deadline, token)
         return reply
 
-    async def _follow(self, call: Call, url: URL, reply: Reply, token: str | None) -> Reply:
+    async def _follow(
+        self, call: Call, url: URL, reply: Reply, deadline: Deadline, token: str | None
+    ) -> Reply:
         """Return the answer at the end of the way, or the redirect that is one too many.
 
         Each hop is a request like any other: guarded, bounded, and in its turn.
@@ -168,6 +180,7 @@ class VendorClient:
                 origin = self._started().origin(hop.url, tls=self._foreign_tls)
             lines.pop("proxy-authorization", None)
             target = written_target(hop.url.raw_path_qs)
+            await self._take_turn(deadline)
             reply = await self._request(call, origin, target, lines | origin.lines)
         return reply
 

@@ -197,6 +197,16 @@ async def test_each_hop_takes_its_turn(vendor: ScriptedVendor) -> None:
     assert limiter.use()[0].used == 3
 
 
+async def test_while_a_hop_waits_in_line_the_timeout_stands_still(vendor: ScriptedVendor) -> None:
+    vendor.answer = redirects("/a", "/b")
+    limiter = StrictLimiter([Rate(1, 1.0)], clock=time.monotonic)
+    bounded = api(vendor.url, redirects=5, timeout_seconds=0.5)
+    async with client_of(bounded, limiter=limiter) as client:
+        reply = await client.send(Call(method="GET", path="/"))
+    assert reply.status == 200
+    assert [request.line.split()[1] for request in vendor.requests] == ["/", "/a", "/b"]
+
+
 async def test_the_timeout_is_for_the_whole_way(vendor: ScriptedVendor) -> None:
     async def slowly(request: Request, writer: asyncio.StreamWriter) -> None:
         await lingers(request, 0.6 * seconds)  # each alone is within the timeout, two are not

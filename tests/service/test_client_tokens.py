@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,10 +12,11 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from gateway.config.model import Api, OAuth2Auth, Secret
+from gateway.config.model import Api, OAuth2Auth, Rate, Secret
 from gateway.vendors.auth import AccessTokens
 from gateway.vendors.calls import Call, CallFailed
 from gateway.vendors.client import VendorClient
+from gateway.vendors.limits import StrictLimiter
 
 AUTH = OAuth2Auth("https://login.example/token", "an id", Secret("env:S", "s3cr3t+/"), ("a", "b"))
 
@@ -212,7 +214,9 @@ class Vendor:
 
 
 @asynccontextmanager
-async def serving(aiohttp_server: Any) -> AsyncIterator[tuple[Vendor, VendorClient]]:
+async def serving(
+    aiohttp_server: Any, *, limiter: StrictLimiter | None = None, timeout_seconds: float = 20.0
+) -> AsyncIterator[tuple[Vendor, VendorClient]]:
     vendor = Vendor()
     server = await aiohttp_server(vendor.app)
     base = f"http://127.0.0.1:{server.port}"
@@ -220,9 +224,10 @@ async def serving(aiohttp_server: Any) -> AsyncIterator[tuple[Vendor, VendorClie
         vendor="stub",
         base_url=base,
         allow_private=True,
+        timeout_seconds=timeout_seconds,
         auth=OAuth2Auth(f"{base}/token", "id", Secret("env:S", "s3cr3t")),
     )
-    client = VendorClient(api, user_agent="gateway/test")
+    client = VendorClient(api, user_agent="gateway/test", limiter=limiter)
     await client.start()
     try:
         yield vendor, client
@@ -239,6 +244,14 @@ async def test_a_401_fetches_a_new_token_and_sends_again_at_once(aiohttp_server:
         vendor.granted += 1  # the vendor forgets our token
         assert (await client.send(CALL)).status == 200
         assert vendor.seen == ["Bearer t1", "Bearer t1", "Bearer t3"]
+
+
+async def test_what_is_sent_again_waits_in_line_outside_the_timeout(aiohttp_server: Any) -> None:
+    limiter = StrictLimiter([Rate(1, 1.0)], clock=time.monotonic)
+    async with serving(aiohttp_server, limiter=limiter, timeout_seconds=0.5) as (vendor, client):
+        vendor.always_401 = True
+        assert (await client.send(CALL)).status == 401
+        assert vendor.seen == ["Bearer t1", "Bearer t2"]
 
 
 async def test_a_second_401_is_the_answer(aiohttp_server: Any) -> None:

@@ -42,6 +42,48 @@ def test_each_block_ends_at_its_own_time() -> None:
     ]
 
 
+def test_a_pause_does_not_count() -> None:
+    async def main(loop: VirtualTime) -> None:
+        deadlines = Deadlines()
+        start = loop.time()
+        deadline = deadlines.within(10)
+        with deadline:
+            await asyncio.sleep(6)
+            for _ in range(2):
+                with deadline.paused():
+                    await asyncio.sleep(100)
+            await asyncio.sleep(3)  # 9 of 10
+        assert not deadline.expired
+
+        deadline = deadlines.within(10)
+        with pytest.raises(TimeoutError), deadline:  # noqa: PT012
+            with deadline.paused():
+                await asyncio.sleep(100)
+            await asyncio.sleep(60)
+        assert deadline.expired
+        assert loop.time() - start == pytest.approx(209 + 110, abs=0.1)
+
+    in_virtual_time(main)
+
+
+def test_who_is_cancelled_in_a_pause_is_cancelled() -> None:
+    async def main(_loop: VirtualTime) -> None:
+        deadlines = Deadlines()
+
+        async def waits() -> None:
+            deadline = deadlines.within(10)
+            with deadline, deadline.paused():
+                await asyncio.sleep(60)
+
+        cancelled = asyncio.ensure_future(waits())
+        await asyncio.sleep(20)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+
+    in_virtual_time(main)
+
+
 def test_only_its_own_cancelling_is_a_timeout() -> None:
     async def main(loop: VirtualTime) -> None:
         deadlines = Deadlines()
