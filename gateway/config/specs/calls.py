@@ -263,7 +263,7 @@ API = Section(
             kind=duration(most="1h"),
             default="10s",
             field="timeout_seconds",
-            doc="for one whole call",
+            doc="for one whole call; time in line for its `rate` does not count",
         ),
         Key(name="retry", kind=Table(RETRY), default={}, doc="when a failed call is tried again"),
         Key(
