@@ -206,6 +206,9 @@ async def test_no_race_breaks_the_order_or_leaves_a_job_behind(db: Database) -> 
                     finished.setdefault(job.ordering_key, []).append(job.id)
                 await settle(db, job)
                 count += 1
+            # A follower that was taken in while its front was being settled is due by a hair later
+            # than that began: it is scheduled then, and promoted as all that is due.
+            await jobs.promote(db, limit=100, floor=ZERO)
             if count == total:
                 done.set()
 
