@@ -157,27 +157,29 @@ class GroupCommit(Generic[Item, Result]):
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            began = time.perf_counter()
+            loop, began = asyncio.get_running_loop(), time.perf_counter()
+            until = loop.time() + self._linger_seconds
             self._flying.append(batch)
             self._alone = len(self._flying) == 1
             self._note_flights()
             try:
                 await self._flush_one(batch)
             finally:
-                seconds = time.perf_counter() - began
                 if self._alone:  # else this commit may have been made by the other's
-                    self._commit.note(len(batch), seconds)
+                    self._commit.note(len(batch), time.perf_counter() - began)
                 self._flying.remove(batch)
                 self._note_flights()
             if self._linger_seconds:
-                await self._linger(self._linger_seconds - seconds)
+                await self._linger(until)
 
-    async def _linger(self, rest: float) -> None:
-        """Sleep for the *rest* of it, or until enough waits, or nothing more will come."""
+    async def _linger(self, until: float) -> None:
+        """Sleep until then, or until enough waits, or nothing more will come."""
+        loop = asyncio.get_running_loop()
+        rest = until - loop.time()
         self._wake_at = self._max_rows // 4
         if rest > 0 and not self._closed and len(self._waiting) < self._wake_at:
             self._wake.clear()
-            timer = asyncio.get_running_loop().call_later(rest, self._wake.set)
+            timer = loop.call_later(rest, self._wake.set)
             await self._wake.wait()
             timer.cancel()
         self._note_flights()
