@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -176,6 +177,30 @@ async def test_a_rescue_keeps_the_order(db: Database) -> None:
     assert job.claim_no == 1
 
 
+async def test_who_came_while_the_front_was_leaving_goes_at_once(
+    db: Database, connection: Any
+) -> None:
+    """It is younger than the settlement that lets it go, yet nothing of it lies ahead."""
+    await accept(db, acceptance("a"))
+    (job,) = await claim(db)
+    async with connection.transaction():
+        await connection.fetch("SELECT now()")
+        await accept(db, acceptance("a"))
+        done = "UPDATE gateway.jobs SET state = 'completed' WHERE id = $1"
+        await connection.execute(done, job.id)
+    assert await states(db) == ["completed", "available"]
+
+
+async def test_a_follower_whose_time_has_not_come_is_scheduled(db: Database) -> None:
+    await accept(db, acceptance("a"), acceptance("a"))
+    (job,) = await claim(db)
+    await db.fetch_sql(
+        "UPDATE gateway.jobs SET run_at = now() + interval '1 hour' WHERE state = 'blocked'"
+    )
+    await settle(db, job)
+    assert await states(db) == ["completed", "scheduled"]
+
+
 async def test_no_race_breaks_the_order_or_leaves_a_job_behind(db: Database) -> None:
     """Four intakes and three workers at once over few keys: one in flight per key, all finish."""
     rng = random.Random(7)
@@ -206,9 +231,6 @@ async def test_no_race_breaks_the_order_or_leaves_a_job_behind(db: Database) -> 
                     finished.setdefault(job.ordering_key, []).append(job.id)
                 await settle(db, job)
                 count += 1
-            # A follower that was taken in while its front was being settled is due by a hair later
-            # than that began: it is scheduled then, and promoted as all that is due.
-            await jobs.promote(db, limit=100, floor=ZERO)
             if count == total:
                 done.set()
 
