@@ -163,10 +163,10 @@ class GroupCommit(Generic[Item, Result]):
             self._alone = len(self._flying) == 1
             self._note_flights()
             try:
-                await self._flush_one(batch)
-            finally:
-                if self._alone:  # else this commit may have been made by the other's
+                # A failure tells nothing of the disk; what flew beside may have made our commit.
+                if await self._flush_one(batch) and self._alone:
                     self._commit.note(len(batch), time.perf_counter() - began)
+            finally:
                 self._flying.remove(batch)
                 self._note_flights()
             if self._linger_seconds:
@@ -215,18 +215,21 @@ class GroupCommit(Generic[Item, Result]):
         del waiting[:end]
         return batch
 
-    async def _flush_one(self, batch: list[_Entry[Item, Result]]) -> None:
+    async def _flush_one(self, batch: list[_Entry[Item, Result]]) -> bool:
+        """Flush *batch* and have its submitters told; return whether it went through."""
         results: Sequence[Result | BaseException]
+        flushed = True
         try:
             results = await self._flush([entry.item for entry in batch])
         except asyncio.CancelledError as cancelled:
             _tell([(entry, cancelled) for entry in batch + self._waiting])
             raise
         except Exception as error:  # noqa: BLE001  # handed to whoever waits for the item
-            results = [error] * len(batch)
+            flushed, results = False, [error] * len(batch)
         # In a moment: the next batch takes off before those of this one are answered.
         told = list(zip(batch, results, strict=True))
         asyncio.get_running_loop().call_soon(_tell, told)
+        return flushed
 
     def _expire(self) -> None:
         """Tell those who have waited too long; keep looking while anybody waits."""

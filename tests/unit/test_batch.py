@@ -72,7 +72,7 @@ async def test_one_batch_is_in_flight_at_a_time() -> None:
     assert most == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(min_value=0, max_value=50), max_size=40),
     max_rows=st.integers(min_value=1, max_value=9),
@@ -205,12 +205,13 @@ async def test_results_must_match_their_items() -> None:
 
 
 class Runway:
-    """A flush whose batches the test lets through one by one, in any order."""
+    """A flush whose batches the test lets through one by one, in any order, or has crash."""
 
     def __init__(self) -> None:
         self.flying: dict[Any, asyncio.Event] = {}  # by the batch's first item
         self.batches: list[list[Any]] = []
         self.most = 0
+        self.crashing: set[Any] = set()
 
     async def flush(self, batch: list[Any]) -> list[Any]:
         self.batches.append(batch)
@@ -218,10 +219,16 @@ class Runway:
         self.most = max(self.most, len(self.flying))
         await gate.wait()
         del self.flying[batch[0]]
+        if batch[0] in self.crashing:
+            raise OSError("no space left")
         return batch
 
     def land(self, first: Any) -> None:
         self.flying[first].set()
+
+    def crash(self, first: Any) -> None:
+        self.crashing.add(first)
+        self.land(first)
 
 
 async def settle_down() -> None:
@@ -351,6 +358,32 @@ async def test_where_a_commit_is_slow_any_batch_does_that_is_worth_it() -> None:
         await asyncio.gather(*waiting)
 
 
+async def test_a_batch_that_fails_tells_nothing_of_the_time_of_a_commit() -> None:
+    runway = Runway()
+    commit: GroupCommit[int, int] = GroupCommit(runway.flush, flights=2, slow_seconds=0.001)
+    async with running(commit):
+        lone = commit.submit(0)
+        await settle_down()
+        await asyncio.sleep(0.05)
+        runway.land(0)
+        await lone
+
+        lone = commit.submit(1)
+        await settle_down()
+        runway.crash(1)
+        with pytest.raises(OSError, match="no space left"):
+            await lone
+
+        waiting = [commit.submit(2)]
+        await settle_down()
+        waiting += [commit.submit(number) for number in range(100, 108)]
+        await settle_down()
+        assert list(runway.flying) == [2, 100], "a commit is still slow"
+        runway.land(2)
+        runway.land(100)
+        await asyncio.gather(*waiting)
+
+
 def test_the_time_of_a_commit_falls_at_once_and_rises_slowly() -> None:
     commit = CommitTime()
     for _ in range(100):
@@ -366,7 +399,7 @@ def test_the_time_of_a_commit_falls_at_once_and_rises_slowly() -> None:
     assert commit.seconds == 0.0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     arrivals=st.lists(
         st.tuples(st.booleans(), st.sampled_from([0] * 9 + [1, 2])), min_size=20, max_size=120
