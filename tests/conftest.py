@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from gateway.store.database import Database
 from gateway.store.embedded import EmbeddedPostgres
@@ -42,6 +43,10 @@ FAST = {
 # structlog's own default draws every traceback with all locals: seconds, in the loop of the test.
 _plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 structlog.configure(processors=[structlog.processors.add_log_level, _plain])
+
+# No example fails for the time that it took: a busy machine is no fault of the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 _CONFIGURED = structlog.get_config()
 

@@ -74,9 +74,7 @@ async def sealed(connection: Any) -> set[date]:
 # Ids ---------------------------------------------------------------------------------------------
 
 
-@settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(milliseconds=st.integers(min_value=0, max_value=4_102_444_799_999))
 def test_the_floor_of_a_moment_is_the_smallest_id_made_then(
     database_url: str, milliseconds: int

@@ -221,9 +221,7 @@ async def test_a_body_that_is_not_there_is_null(connection: Any) -> None:
     assert await connection.fetchval("SELECT gateway.body($1)", uuid7()) is None
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(alphabet=st.sampled_from('\\u0 "\x00é{'), max_size=12))
 def test_any_text_survives_as_a_json_body(database_url: str, text: str) -> None:
     async def ask() -> Any:

@@ -242,7 +242,7 @@ def test_every_answer_is_taken_as_the_session_takes_it() -> None:
     seen: Counter[str] = Counter()
 
     def examples(runner: asyncio.Runner, vendor: ScriptedVendor) -> None:
-        @settings(max_examples=200, deadline=None, database=None)
+        @settings(max_examples=200, database=None)
         @given(scripts())
         def same(script: Script) -> None:
             theirs, ours = runner.run(both_ways(vendor, script))
@@ -310,7 +310,7 @@ def test_every_request_is_written_as_the_session_writes_it(
             async with client_of(stub) as client:
                 await by_client(client, call)
 
-        @settings(max_examples=20, deadline=None, database=None)
+        @settings(max_examples=20, database=None)
         @given(calls)
         def same(call: Call) -> None:
             head = b"HTTP/1.1 204 No Content\r\n\r\n"

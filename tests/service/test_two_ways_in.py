@@ -236,9 +236,7 @@ async def send_singly(streams: Streams, pieces: Sequence[bytes]) -> None:
         await answers(streams[0], b"".join(pieces).count(b"POST"))
 
 
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(paths=["far", "open"], cuts=[1, 83], waits=False)
 @given(
     paths=st.lists(st.sampled_from(PATHS), min_size=1, max_size=40),

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import ExpressionInvalid, RenderFailed
@@ -352,7 +352,6 @@ def test_a_body_that_could_not_be_decoded_is_told() -> None:
         rendered("{{ event.x }}", event=MISSING)
 
 
-@settings(deadline=None)  # a product may be a long list
 @given(sources, json_values, json_values)
 def test_rendering_raises_nothing_but_render_failed(source: str, x: object, y: object) -> None:
     values = context(event={"x": x, "y": y})

@@ -132,7 +132,7 @@ async def test_a_cancelled_slot_is_replaced() -> None:
     assert len(shop.started) == 2
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     priorities=st.lists(st.integers(min_value=0, max_value=9), max_size=40),
     concurrency=st.integers(min_value=1, max_value=4),

@@ -69,7 +69,7 @@ async def search(history: History, wanted: JobFilter, cursor: str | None = None)
         return await listing.list_jobs(cast(Database, history), wanted, cursor=cursor)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     budget=st.timedeltas(timedelta(days=1), timedelta(days=400)),
     since=st.none() | st.timedeltas(timedelta(hours=1), timedelta(days=30)),

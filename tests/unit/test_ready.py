@@ -310,5 +310,5 @@ class Holding(RuleBasedStateMachine):
         assert self.queue._body_bytes == 0
 
 
-Holding.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+Holding.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
 TestHolding = Holding.TestCase

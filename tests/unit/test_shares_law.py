@@ -125,7 +125,7 @@ rates_lists = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     rates_lists,
     st.lists(
@@ -183,7 +183,7 @@ TERMS = RateTerms(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.tuples(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.web.turnstile import MOST_REST_TURNS, REST_TURNS, Turnstile
@@ -64,7 +64,6 @@ class Scene:
 costs = st.floats(0.0, 0.02)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(costs, max_size=30), max_size=12), st.booleans())
 def test_all_are_let_in_once_and_in_their_order_and_no_turn_takes_longer_than_its_slice(
     arrivals: list[list[float]], behind: bool

@@ -227,7 +227,7 @@ class BreakerMachine(RuleBasedStateMachine):
             assert (change.opened_until > 0) == (change.after is BreakerState.OPEN)
 
 
-BreakerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+BreakerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestBreaker = BreakerMachine.TestCase
 
 

@@ -56,7 +56,7 @@ pauses_lists = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rates_lists, pauses_lists, st.integers(1, 5))
 def test_no_window_ever_holds_more_than_its_count(
     rates: list[Rate], pauses: list[float], callers: int
@@ -66,7 +66,7 @@ def test_no_window_ever_holds_more_than_its_count(
     assert_law(starts, rates)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.builds(Rate, st.integers(1, 60), st.sampled_from([1.0, 5.0, 60.0])),
@@ -161,7 +161,7 @@ def test_a_limiter_without_rates_never_waits() -> None:
     in_virtual_time(main)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     rates_lists,
     st.lists(st.tuples(st.floats(0.0, 3.0), st.floats(0.0, 3.0)), max_size=60),

@@ -76,7 +76,7 @@ def test_the_likely_cause_is_named(scheme: Scheme, changes: dict[str, Any], word
     assert words in cause(scheme, **changes)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(sorted(set(PRESETS) - {"paypal", "plaid"})), st.data())
 def test_any_request_can_be_explained(name: str, data: st.DataObject) -> None:
     scheme = PRESETS[name]

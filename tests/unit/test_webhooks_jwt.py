@@ -179,7 +179,7 @@ times = st.integers(NOW - 100, NOW + 100) | st.none()
 words = st.sampled_from(["gateway", "shop", "other"]) | st.none()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     times,
     times,
@@ -285,7 +285,7 @@ def flipped(data: bytes, bit: int) -> bytes:
     return bytes(byte ^ (1 << bit % 8) if i == bit // 8 else byte for i, byte in enumerate(data))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.sampled_from(sorted(KINDS)), bits, st.sampled_from(["token", "body", "bytes"]))
 def test_a_flipped_bit_is_refused(kind: str, bit: int, where: str) -> None:
     token, body = TOKENS[kind], BODY
@@ -310,7 +310,7 @@ def test_a_token_has_one_spelling(kind: str) -> None:
     assert not bearer(kind, token + "=").startswith("accepted")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from(sorted(KINDS)),
     st.text(max_size=60)
@@ -373,7 +373,7 @@ def test_made_up_key_ids_ask_for_nothing_more() -> None:
         verifier.needs(SignedRequest("POST", "/", {"authorization": "Bearer x"}, BODY))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sampled_from(["kty", "crv", "x", "y", "n", "e", "use", "alg", "kid"]),
     st.none() | st.integers() | st.text(max_size=20) | st.lists(st.integers(), max_size=2),

@@ -345,7 +345,7 @@ def flipped(data: bytes, bit: int) -> bytes:
     return bytes(byte ^ (1 << bit % 8) if i == bit // 8 else byte for i, byte in enumerate(data))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(sorted(set(SENT) - PARTLY_SIGNED)), bits)
 def test_a_flipped_bit_in_the_body_is_refused(name: str, bit: int) -> None:
     sent = SENT[name]
@@ -361,7 +361,7 @@ def test_a_flipped_bit_in_the_body_is_refused(name: str, bit: int) -> None:
     assert sent.verdict(body=body) != "accepted"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(sorted(n for n in SENT if "sns" in n or n in ("mailgun", "adyen"))), bits)
 def test_a_flipped_bit_in_a_signed_field_of_the_body_is_refused(name: str, bit: int) -> None:
     """Or it leaves every signed field as it was: a space, an escape, an unsigned field."""
@@ -385,7 +385,7 @@ def test_a_flipped_bit_in_a_signed_field_of_the_body_is_refused(name: str, bit: 
             assert {k: str(item.get(k, "")) for k in ITEM} == {k: str(before[k]) for k in ITEM}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(sorted(name for name in SENT if SENT[name].headers)), bits, st.data())
 def test_a_flipped_bit_in_a_signed_header_is_refused(
     name: str, bit: int, data: st.DataObject
@@ -415,7 +415,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(sorted(SENT)), st.data())
 def test_junk_raises_nothing_but_a_refusal(name: str, data: st.DataObject) -> None:
     sent = SENT[name]
@@ -441,7 +441,7 @@ def test_junk_raises_nothing_but_a_refusal(name: str, data: st.DataObject) -> No
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(json_values, st.sampled_from(["x", "y", "kty", "crv", "kid", "expired_at"]))
 def test_any_key_that_plaid_tells_raises_nothing_but_a_refusal(value: object, field: str) -> None:
     sent = SENT["plaid"]

@@ -109,7 +109,7 @@ def assert_alike(one: Any, body: Any, after: Any, read: Request | Answer) -> Non
     assert not one.chunked
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @example(data=PLAIN, how=([], b"", b""))
 @given(data=requests, how=mangled)
 async def test_a_request_is_what_aiohttp_reads(data: bytes, how: Any) -> None:
@@ -135,7 +135,7 @@ async def test_a_request_is_what_aiohttp_reads(data: bytes, how: Any) -> None:
     assert list(plain.headers) == ["host", "x-id", "content-length"]
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @example(data=PLAIN_ANSWER, how=([], b"", b""))
 @given(data=replies, how=mangled)
 async def test_an_answer_is_what_aiohttp_reads(data: bytes, how: Any) -> None:
