@@ -21,7 +21,7 @@ import asyncio
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -69,18 +69,19 @@ class StrictLimiter:
         self.share = (
             Share(rates, pace_seconds=self._pace_seconds, clock=clock) if shared and rates else None
         )
-        self._turnstile = asyncio.Lock()  # first come, first served
+        self._line = asyncio.Lock()  # first come, first served
+        self._front = asyncio.Lock()  # the first in line, and whose stale turns were for nothing
         self._last = _NEVER
 
     async def acquire(self) -> None:
         """Wait for a turn and take it: one call of this task may be sent, now."""
         if not self._windows:
             return
-        if not self._turnstile.locked() and self.delay() <= 0.0:
+        if not self._line.locked() and self.delay() <= 0.0:
             await self._take()
             return
-        with self.share.waits() if self.share is not None else nullcontext():
-            async with self._turnstile:
+        with self._waits():
+            async with self._line, self._front:
                 while (wait := self.delay()) > 0.0:
                     await self._rest(wait)
                 await self._take()
@@ -129,20 +130,23 @@ class StrictLimiter:
             window.forget(taken_at)
         if self.share is not None:
             self.share.give_back(taken_at)
-        if self._log_delay() > 0.0:  # it is known to have been used: in a stride, or in the books
-            await self.acquire()
-            return
         # Ahead of the line, and of the pacer: it has been through both. At the end of the line its
         # call would be out of time, with a vendor that takes one a minute, and so would the next.
-        self._stamp()
+        if self._log_delay() <= 0.0:
+            self._stamp()
+            return
+        # Its old turn counts as used already: in a stride, or in the books.
+        with self._waits():
+            async with self._front:
+                await self._until_free()
+                self._stamp()
 
     async def _take(self) -> None:
         if self._pacer is not None:
             # Normally without waiting: delay() looked. Where the two clocks differ by a hair it
             # waits that hair, and the log below is asked once more.
             await self._pacer.acquire()
-            while (wait := self._log_delay()) > 0.0:
-                await self._rest(wait)
+            await self._until_free()
         self._stamp()
 
     def _stamp(self) -> None:
@@ -153,12 +157,20 @@ class StrictLimiter:
             self.share.take(now)
         _turn.set((self, now))
 
+    async def _until_free(self) -> None:
+        """Wait until the windows and the share let one more call start, whatever the pacer says."""
+        while (wait := self._log_delay()) > 0.0:
+            await self._rest(wait)
+
     def _log_delay(self) -> float:
         now = self._clock()
         free_at = max((window.free_at() for window in self._windows), default=_NEVER)
         if self.share is not None:
             free_at = max(free_at, self.share.free_at(now))
         return free_at - now
+
+    def _waits(self) -> AbstractContextManager[None]:
+        return self.share.waits() if self.share is not None else nullcontext()
 
     async def _rest(self, seconds: float) -> None:
         if self.share is not None:
