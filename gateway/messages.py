@@ -1,4 +1,4 @@
-"""HTTP messages that were read at once."""
+"""HTTP messages, apart from how they were read."""
 
 from __future__ import annotations
 
@@ -22,3 +22,4 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     status: int
     headers: dict[str, str]
     body: bytes
+    body_complete: bool = True  # else this is what was read of it

@@ -68,12 +68,3 @@ class Redaction(msgspec.Struct, frozen=True, kw_only=True):
     keep: frozenset[str] = frozenset()  # further headers, in lower case
     paths: frozenset[Path] = frozenset()  # of fields that are masked
     secrets: tuple[bytes, ...] = ()  # which an answer might repeat
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """What came back: its headers by their names in lower case, and what was read of the body."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-    body_complete: bool

@@ -20,9 +20,9 @@ import msgspec
 from multidict import CIMultiDict
 from yarl import URL
 
-from gateway import messages
+from gateway.messages import Answer
 from gateway.vendors.auth import basic
-from gateway.vendors.calls import Answer, CallFailed
+from gateway.vendors.calls import CallFailed
 from gateway.vendors.connector import Answering, Connector
 from gateway.vendors.guard import host_refusal, socket_factory
 from gateway.vendors.head import HeaderLines, header_line
@@ -162,7 +162,7 @@ class Wire:
 async def _answer(protocol: Answering, limit: int) -> Answer:
     whole: Any  # an answer that was read at once, of which aiohttp does not know
     whole, stream = await cast(Any, protocol).read()
-    if isinstance(whole, messages.Answer):
+    if isinstance(whole, Answer):
         body = whole.body
         return Answer(whole.status, bounded(whole.headers), body[:limit], len(body) <= limit)
     message = cast("RawResponseMessage", whole)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.config.model import QuotaHeaders
-from gateway.vendors.calls import Answer, Reply
+from gateway.messages import Answer
+from gateway.vendors.calls import Reply
 from gateway.vendors.classify import retry_after_seconds
 from gateway.vendors.quota import STANDARD, quota_of
 
