@@ -59,11 +59,22 @@ class Deadline:
     ``expired``: it was broken off.
     """
 
-    __slots__ = ("_cancelling", "_deadlines", "_seconds", "_task", "expired", "until")
+    __slots__ = (
+        "_cancelling",
+        "_deadlines",
+        "_over",
+        "_pauses",
+        "_seconds",
+        "_task",
+        "expired",
+        "until",
+    )
 
     def __init__(self, deadlines: Deadlines, seconds: float) -> None:
         self._deadlines = deadlines
         self._seconds = seconds
+        self._pauses = 0  # that have not ended
+        self._over = False
         self.expired = False
 
     def __enter__(self) -> None:
@@ -81,6 +92,7 @@ class Deadline:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
+        self._over = True
         self._deadlines.leave(self)
         # Somebody else may have cancelled the task as well: then that is what it ends with.
         if (
@@ -92,17 +104,24 @@ class Deadline:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Within the block, a part of what is under way, let its time stand still."""
+        """Within this block, a part of what is under way, let its time stand still.
+
+        Several tasks may be in such blocks at once; one may even outlive what it was a part of.
+        """
         loop = asyncio.get_running_loop()
-        rest = self.until - loop.time()
-        self._deadlines.leave(self)
+        self._pauses += 1
+        if self._pauses == 1:
+            self._seconds = self.until - loop.time()  # what is left
+            self._deadlines.leave(self)
         try:
             yield
         finally:
-            self.until = loop.time() + rest
-            self._deadlines.enter(self)
+            self._pauses -= 1
+            if not self._pauses and not self._over:
+                self.until = loop.time() + self._seconds
+                self._deadlines.enter(self)
 
     def expire(self) -> None:
         """Break the block off."""
-        self.expired = True
+        self.expired = self._over = True
         self._task.cancel()

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any, Protocol, assert_never
 from uuid import UUID
@@ -42,16 +43,27 @@ class Caller(Protocol):
     """Who makes a handler's calls: the worker."""
 
     async def call_for_handler(
-        self, vendor: str, call: Call
+        self, vendor: str, call: Call, *, in_line: Callable[[], AbstractContextManager[None]]
     ) -> tuple[Completed | Retry | Dead, Reply | None, Exchange]:
-        """Make one call inside the vendor's limits; return its verdict, answer and record."""
+        """Make one call inside the vendor's limits; return its verdict, answer and record.
+
+        It waits for its turn within what *in_line* returns.
+        """
 
 
 class JobContext:
     """What a Python handler is given: the job, its event, a logger, and calls to vendors."""
 
-    def __init__(self, caller: Caller, job: Job, event: Event) -> None:
+    def __init__(
+        self,
+        caller: Caller,
+        job: Job,
+        event: Event,
+        *,
+        in_line: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._caller = caller
+        self._in_line = in_line
         self._job = job
         self._calls = 0
         self.exchange: Exchange | None = None  # of the last call, kept with the attempt
@@ -157,7 +169,9 @@ class JobContext:
             traceparent=self.raw_event.traceparent,
             timeout_seconds=timeout_seconds,
         )
-        outcome, reply, self.exchange = await self._caller.call_for_handler(vendor, call)
+        outcome, reply, self.exchange = await self._caller.call_for_handler(
+            vendor, call, in_line=self._in_line
+        )
         if isinstance(outcome, Completed):
             assert reply is not None  # noqa: S101  # a success is always an answer
             return reply

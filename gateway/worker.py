@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from random import Random
 from time import perf_counter
@@ -241,12 +242,29 @@ class Worker:
         return outcome
 
     async def call_for_handler(
-        self, vendor: str, call: Call
+        self, vendor: str, call: Call, *, in_line: Callable[[], AbstractContextManager[None]]
     ) -> tuple[Completed | Retry | Dead, Reply | None, Exchange]:
-        """Make a call that no lane has asked the vendor's limits for."""
+        """Make a call that no lane has asked the vendor's limits for; see :class:`Caller`."""
         client = self._clients.get(vendor)
         if client is None:
             raise GatewayError(f"job.call: vendor {vendor!r} has no [vendors.{vendor}.api] section")
+        await self._until_callable(vendor)
+        with in_line():
+            await self._limiters[vendor].acquire()
+        await self._until_callable(vendor)  # the line may have been long
+        breaker = self._breakers.get(vendor)
+        permit = breaker.allow() if breaker is not None else NO_PROBE
+        if permit is None:
+            raise _broken(vendor, 1.0)
+        try:
+            outcome, reply = await self.send(client, call, client.rules)
+        finally:
+            if breaker is not None and breaker.give_back(permit):
+                self._ready.lanes[vendor].look_again()
+        return outcome, reply, self.exchange(client, call, reply)
+
+    async def _until_callable(self, vendor: str) -> None:
+        """Wait a moment for a vendor that is not to be called now; else snooze the job."""
         while (wait := self._ready.lanes[vendor].idle_seconds()) > 0:
             if wait > SHORT_WAIT_SECONDS:
                 wait = min(wait, MAX_PARKED_SECONDS)
@@ -255,17 +273,8 @@ class Worker:
                 )
             await asyncio.sleep(wait)
         breaker = self._breakers.get(vendor)
-        permit = breaker.allow() if breaker is not None else NO_PROBE
-        if permit is None:
-            wait = max(1.0, breaker.delay()) if breaker is not None else 1.0
-            raise CallUnsuccessful(Snooze(wait, f"the breaker of {vendor} is open"), None)
-        try:
-            await self._limiters[vendor].acquire()
-            outcome, reply = await self.send(client, call, client.rules)
-        finally:
-            if breaker is not None and breaker.give_back(permit):
-                self._ready.lanes[vendor].look_again()
-        return outcome, reply, self.exchange(client, call, reply)
+        if breaker is not None and (wait := breaker.delay()) > 0:
+            raise _broken(vendor, max(1.0, wait))
 
     def _wished_pause(self, vendor: str, outcome: Outcome, reply: Reply) -> float:
         """Return for how many seconds the vendor wants to be left alone, by its own words; or 0.
@@ -310,8 +319,8 @@ class Worker:
         handler = self._handlers.get(job.route)
         if handler is None:
             return Dead(f"route {job.route!r} has no handler any more"), None
-        context = JobContext(self, job, event)
         deadline = self._deadlines.within(self._handler_timeout_seconds)
+        context = JobContext(self, job, event, in_line=deadline.paused)
         try:
             with deadline:
                 returned = await handler(context)
@@ -432,6 +441,10 @@ class Worker:
                 )
             case _:
                 pass
+
+
+def _broken(vendor: str, seconds: float) -> CallUnsuccessful:
+    return CallUnsuccessful(Snooze(seconds, f"the breaker of {vendor} is open"), None)
 
 
 def _outcome_of(returned: object, handler: str | None) -> Outcome:

@@ -66,6 +66,60 @@ def test_a_pause_does_not_count() -> None:
     in_virtual_time(main)
 
 
+def test_while_any_of_several_pauses_no_time_counts() -> None:
+    async def main(loop: VirtualTime) -> float:
+        deadlines = Deadlines()
+        start = loop.time()
+        deadline = deadlines.within(10)
+
+        async def pauses(begins: float, takes: float) -> None:
+            await asyncio.sleep(begins)
+            with deadline.paused():
+                await asyncio.sleep(takes)
+
+        with pytest.raises(TimeoutError), deadline:  # noqa: PT012
+            await asyncio.gather(pauses(1, 50), pauses(31, 100), pauses(5, 1))
+            await asyncio.sleep(60)
+        return loop.time() - start
+
+    assert in_virtual_time(main) == pytest.approx(1 + 130 + 9, abs=0.1)
+
+
+def test_a_pause_that_outlives_its_block_breaks_nothing_off() -> None:
+    async def main(_loop: VirtualTime) -> None:
+        deadline = Deadlines().within(10)
+
+        async def pauses() -> None:
+            with deadline.paused():
+                await asyncio.sleep(20)
+
+        with deadline:
+            left = asyncio.ensure_future(pauses())
+            await asyncio.sleep(1)
+        await asyncio.sleep(60)  # what this task does next
+        await left
+
+    in_virtual_time(main)
+
+
+def test_a_pause_after_the_end_does_not_end_it_twice() -> None:
+    async def main(_loop: VirtualTime) -> None:
+        deadline = Deadlines().within(10)
+
+        async def works() -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                with deadline.paused():
+                    await asyncio.sleep(20)
+                await asyncio.sleep(20)
+
+        with pytest.raises(TimeoutError), deadline:
+            await works()
+
+    in_virtual_time(main)
+
+
 def test_who_is_cancelled_in_a_pause_is_cancelled() -> None:
     async def main(_loop: VirtualTime) -> None:
         deadlines = Deadlines()

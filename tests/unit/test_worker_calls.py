@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from datetime import UTC, datetime
 from random import Random
 from types import SimpleNamespace
@@ -11,15 +12,17 @@ from uuid import UUID
 
 import pytest
 import structlog
+from virtual_time import VirtualTime, in_virtual_time
 
-from gateway.config.model import Api, Route
+from gateway.config.model import Api, Breaker, Route
 from gateway.handlers import CallUnsuccessful, Handler, JobContext
-from gateway.model import Completed, Dead, Event, Job, Outcome, Retry
+from gateway.model import Completed, Dead, Event, Job, Outcome, Retry, Snooze
 from gateway.routing import Router
+from gateway.vendors.breaker import CircuitBreaker
 from gateway.vendors.calls import Call, CallFailed, Reply
 from gateway.vendors.classify import rules_of
 from gateway.vendors.redact import redaction_for
-from gateway.worker import FAILING_AFTER, Worker
+from gateway.worker import FAILING_AFTER, MAX_PARKED_SECONDS, Worker
 
 ID = UUID("0198c0de-0000-7000-8000-000000000001")
 SAYS_NO = b'{"ok": false, "token": "t0k"}'
@@ -44,16 +47,20 @@ class Client:
 
 
 class Limiter:
+    wait_seconds = 0.0
+
     async def acquire(self) -> None:
-        pass
+        if self.wait_seconds:
+            await asyncio.sleep(self.wait_seconds)
 
 
 class Lane:
     failing = False
     running = 1
+    idle = 0.0
 
     def idle_seconds(self) -> float:
-        return 0.0
+        return self.idle
 
 
 def scene(
@@ -62,6 +69,7 @@ def scene(
     route: dict[str, Any],
     body: bytes = SAYS_NO,
     handler: Handler | None = None,
+    breaker: CircuitBreaker | None = None,
 ) -> Any:
     """A worker without a database, its one job and that job's event."""
     vendor = Api(vendor="chat", base_url="https://chat.example", **api)
@@ -73,8 +81,8 @@ def scene(
         cast(Any, None),
         router=(router := Router([one], {"chat": vendor})),
         clients=cast(Any, {"chat": client}),
-        limiters=cast(Any, {"chat": Limiter()}),
-        breakers={},
+        limiters=cast(Any, {"chat": (limiter := Limiter())}),
+        breakers={} if breaker is None else {"chat": breaker},
         handlers={} if handler is None else {"r": handler},
         metrics=cast(Any, None),
         park=lambda vendor, seconds: None,
@@ -101,7 +109,13 @@ def scene(
         event=event,
     )
     return SimpleNamespace(
-        worker=worker, job=job, event=event, client=client, lane=lane, route=router.route("r")
+        worker=worker,
+        job=job,
+        event=event,
+        client=client,
+        lane=lane,
+        limiter=limiter,
+        route=router.route("r"),
     )
 
 
@@ -191,6 +205,47 @@ async def test_a_handler_that_takes_too_long_is_broken_off_and_tried_again() -> 
     outcome, _ = await attempt(one)
     assert outcome == Retry("no outcome within 0.05 s")
     assert broken_off == [ID]
+
+
+async def calls_twice(job: JobContext) -> None:
+    await job.call("chat", "POST", "/post", json={})
+    await job.call("chat", "POST", "/post", json={})
+
+
+def test_a_handlers_time_stands_still_while_its_calls_wait_in_line() -> None:
+    async def main(_loop: VirtualTime) -> None:
+        one = scene(api={}, route={"handler": "a:b"}, handler=calls_twice)
+        one.limiter.wait_seconds = 100.0  # each
+        outcome, _ = await attempt(one)
+        assert outcome == Completed()
+        assert len(one.client.sent) == 2
+
+    in_virtual_time(main)
+
+
+def test_a_vendor_that_was_paused_while_a_call_was_in_line_is_not_called() -> None:
+    async def main(loop: VirtualTime) -> None:
+        one = scene(api={}, route={"handler": "a:b"}, handler=calls_twice)
+        one.limiter.wait_seconds = 100.0
+        loop.call_later(50.0, setattr, one.lane, "idle", math.inf)
+        outcome, _ = await attempt(one)
+        assert outcome == Snooze(MAX_PARKED_SECONDS, "chat is paused or asked for patience")
+        assert not one.client.sent
+
+    in_virtual_time(main)
+
+
+def test_a_breaker_that_opened_while_a_call_was_in_line_snoozes_its_job() -> None:
+    async def main(loop: VirtualTime) -> None:
+        breaker = CircuitBreaker(Breaker(), clock=loop.time)
+        one = scene(api={}, route={"handler": "a:b"}, handler=calls_twice, breaker=breaker)
+        one.limiter.wait_seconds = 100.0
+        loop.call_later(50.0, breaker.open_for, 60.0)
+        outcome, _ = await attempt(one)
+        assert outcome == Snooze(pytest.approx(10.0, abs=0.1), "the breaker of chat is open")
+        assert not one.client.sent
+
+    in_virtual_time(main)
 
 
 async def test_a_handler_may_raise_a_timeout_of_its_own() -> None:

@@ -158,7 +158,8 @@ QUEUE = Section(
             kind=duration(least="1ms", most="1h"),
             default="60s",
             field="handler_timeout_seconds",
-            doc="how long one attempt of a Python handler may take",
+            doc="how long one attempt of a Python handler may take; its calls' time in line for a"
+            " `rate` does not count",
         ),
         Key(
             name="excerpt",
