@@ -77,7 +77,7 @@ class StrictLimiter:
         """Wait for a turn and take it: one call of this task may be sent, now."""
         if not self._windows:
             return
-        if not self._line.locked() and self.delay() <= 0.0:
+        if not (self._line.locked() or self._front.locked()) and self.delay() <= 0.0:
             await self._take()
             return
         with self._waits():

@@ -231,6 +231,34 @@ def test_a_stale_turn_is_exchanged_at_once_however_many_wait_in_line() -> None:
     assert written[-1] - written[0] < 7 * 61.0, "a turn was given back and nobody took it"
 
 
+def test_who_comes_in_the_right_moment_does_not_overtake_whose_turn_was_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "_MAX_STAMPS", 1)
+
+    async def main(loop: VirtualTime) -> list[str]:
+        limiter = StrictLimiter([Rate(2, 60.0)], clock=loop.time)
+        order: list[str] = []
+
+        async def opens_a_connection() -> None:
+            await limiter.acquire()
+            await asyncio.sleep(0.2)
+            await limiter.confirm()
+            order.append("whose turn was for nothing")
+
+        async def comes_later() -> None:
+            await asyncio.sleep(0.5)
+            await asyncio.sleep(limiter.delay() - 0.5e-6)
+            await limiter.acquire()
+            order.append("who comes")
+
+        await limiter.acquire()
+        await asyncio.gather(opens_a_connection(), comes_later())
+        return order
+
+    assert in_virtual_time(main) == ["whose turn was for nothing", "who comes"]
+
+
 def test_a_second_sending_without_a_turn_takes_one() -> None:
     async def main(loop: VirtualTime) -> None:
         limiter = StrictLimiter([Rate(5, 60.0)], clock=loop.time)
