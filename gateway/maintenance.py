@@ -74,9 +74,15 @@ class Heartbeat:
     async def register(self) -> None:
         """Announce the node; from here on it may hold jobs."""
         self._renewed_at = asyncio.get_running_loop().time()
+        floor = _floor_now()
         await nodes.register(
-            self._db, self._node, lease_seconds=self._lease_seconds, version=self._version
+            self._db,
+            self._node,
+            lease_seconds=self._lease_seconds,
+            version=self._version,
+            oldest_held=floor,
         )
+        self._ready.floor = floor
 
     async def run(self) -> None:
         """Renew three times a lease; rescue whoever did not."""

@@ -8,9 +8,14 @@ from gateway.store.database import Database
 from gateway.store.sql import query
 
 
-async def register(db: Database, node: str, *, lease_seconds: float, version: str) -> None:
-    """Announce *node*, a name that no process had before."""
-    await db.fetch("nodes.register", node, lease_seconds, version)
+async def register(
+    db: Database, node: str, *, lease_seconds: float, version: str, oldest_held: UUID
+) -> None:
+    """Announce *node*, which holds nothing: a new name, or one that was buried.
+
+    No job of it will have an id below *oldest_held*, but for those that it claims.
+    """
+    await db.fetch("nodes.register", node, lease_seconds, version, oldest_held)
 
 
 async def renew(db: Database, node: str, *, oldest_held: UUID | None) -> tuple[bool, bool]:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from store_samples import NODE, OTHER, ZERO, count, held_job, many, put_job, put_node, row
+from uuid_utils.compat import uuid7
 
 from gateway.store import jobs
 from gateway.store.database import Database
@@ -91,6 +92,17 @@ async def test_strays_are_what_the_database_says_is_ours_and_memory_does_not(
     assert (await row(connection, held))["state"] == "running"
     assert (await row(connection, theirs))["state"] == "running"
     assert await jobs.release_strays(db, [], node=NODE, floor=ZERO) == 1
+
+
+async def test_what_claims_have_brought_below_the_floor_is_swept_too(
+    db: Database, connection: Any
+) -> None:
+    """A claim of old jobs whose answer was lost: it has lowered the node's bound with them."""
+    old = await put_job(connection, state="available", vendor="crm")
+    await put_node(connection, oldest_held=uuid7())
+    assert len(await jobs.claim(db, [("crm", 1, 1)], node=NODE, floor=ZERO)) == 1
+    assert await jobs.release_strays(db, [], node=NODE, floor=ZERO) == 1
+    assert (await row(connection, old))["state"] == "available"
 
 
 async def test_releases_and_strays_at_once_free_each_job_once(

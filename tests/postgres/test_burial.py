@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import pytest
 from store_samples import (
     NODE,
     OTHER,
@@ -25,6 +26,8 @@ from store_samples import (
 )
 from uuid_utils.compat import uuid7
 
+from gateway.maintenance import Heartbeat
+from gateway.queue.ready import ReadyQueue
 from gateway.store import events, jobs, nodes
 from gateway.store.database import Database
 from gateway.store.sql import query
@@ -53,7 +56,7 @@ async def test_only_nodes_whose_lease_ran_out_are_buried(db: Database, connectio
 
 
 async def test_a_renewal_prolongs_the_lease(db: Database, connection: Any) -> None:
-    await nodes.register(db, NODE, lease_seconds=15.0, version="test")
+    await nodes.register(db, NODE, lease_seconds=15.0, version="test", oldest_held=ZERO)
     await expire(connection)
     assert await nodes.renew(db, NODE, oldest_held=None) == (True, False)
     assert await nodes.rescue(db) == {}
@@ -275,14 +278,34 @@ async def test_resigning_waits_for_a_hand_off_in_flight(
 
 
 async def test_a_fresh_node_is_found_by_its_rescuer_though_its_clock_is_behind(
-    db: Database, connection: Any
+    db: Database, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await nodes.register(db, NODE, lease_seconds=15.0, version="test")
+    """Its bound is by its own clock, as the ids of its jobs are."""
     an_hour_ago = (int((datetime.now(UTC) - timedelta(hours=1)).timestamp() * 1000)) << 80
     job_id = UUID(int=an_hour_ago | 7 << 76 | 2 << 62)
+    monkeypatch.setattr("uuid_utils.compat.uuid7", lambda: job_id)
+    ready = ReadyQueue(inline_body_bytes=1)
+    await heartbeat_of(db, ready).register()
     await put_job(connection, job_id=job_id, state="running", node=NODE, claim_no=1)
+    bound = await connection.fetchval("SELECT oldest_held FROM gateway.nodes")
+    assert ready.floor == bound
+    assert 0 < (job_id.int - bound.int) >> 80 < 300_000, "minutes, of what may be millions a day"
     await expire(connection)
     assert await nodes.rescue(db) == {NODE: {"crm": 1}}
+
+
+def heartbeat_of(db: Database, ready: ReadyQueue) -> Heartbeat:
+    rest: Any = None
+    return Heartbeat(
+        db,
+        ready,
+        rest,
+        node=NODE,
+        lease_seconds=15.0,
+        version="test",
+        metrics=rest,
+        abandon=rest,
+    )
 
 
 async def test_nothing_changes_while_nobody_is_dead(db: Database, connection: Any) -> None:

@@ -22,7 +22,7 @@ ZERO = UUID(int=0)
 
 @pytest.fixture
 async def db(db: Database) -> Database:
-    await nodes.register(db, NODE, lease_seconds=600, version="test")
+    await nodes.register(db, NODE, lease_seconds=600, version="test", oldest_held=ZERO)
     return db
 
 

@@ -223,6 +223,21 @@ async def test_a_claim_stops_early_in_a_large_backlog(connection: Any, analyse: 
             assert rows_touched(node) <= 2000, node
 
 
+@pytest.mark.parametrize("analyse", [False, True], ids=["unanalysed", "analysed"])
+async def test_a_sweep_for_strays_reads_the_young_end_of_a_day(
+    connection: Any, analyse: bool
+) -> None:
+    """It follows each lost connection, and nothing is claimed meanwhile."""
+    await fill(connection, 100_000, waiting=0, analyse=analyse)
+    await connection.execute(
+        """UPDATE gateway.nodes SET oldest_held =
+               (SELECT id FROM gateway.jobs ORDER BY id DESC OFFSET 100 LIMIT 1)"""
+    )
+    plan, _ = await explain(connection, "jobs.strays", [UUID(int=0), NODE, []])
+    scans = [node for node in plan if node.get("Relation Name", "").startswith("jobs_")]
+    assert sum(map(rows_touched, scans)) <= 200
+
+
 @pytest.mark.parametrize(
     ("name", "state"),
     [("jobs.claim", "available"), ("jobs.promote", "scheduled"),

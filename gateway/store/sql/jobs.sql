@@ -169,9 +169,13 @@ WHERE id = ANY ($1::uuid[]) AND node = $2 AND state = 'running'
 RETURNING id
 
 -- name: strays
--- What the database says $2 holds and its memory, $3, does not.
+-- What the database says $2 holds and its memory, $3, does not; $1 the floor under the ids. None is
+-- below the node's oldest_held, and ordered they are found by their key, so that of a day with
+-- millions of jobs only the young end is read.
 SELECT id, claim_no FROM gateway.jobs
-WHERE id >= $1 AND node = $2 AND state = 'running' AND id <> ALL ($3::uuid[])
+WHERE id >= $1 AND id >= coalesce((SELECT oldest_held FROM gateway.nodes WHERE node = $2), $1)
+  AND node = $2 AND state = 'running' AND id <> ALL ($3::uuid[])
+ORDER BY id
 
 -- name: release_claims
 -- Give back the jobs $1 as far as they are still held by the claims $2 of the node $3.

@@ -1,7 +1,6 @@
 -- name: register
--- The bound is a careless one, until the first renewal brings one by the node's own clock.
 INSERT INTO gateway.nodes (node, lease, version, oldest_held)
-VALUES ($1, make_interval(secs => $2), $3, gateway.uuid7_floor(now() - interval '1 day'))
+VALUES ($1, make_interval(secs => $2), $3, $4)
 
 -- name: renew
 -- No row: somebody took this node for dead and rescued its jobs.
