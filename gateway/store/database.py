@@ -216,14 +216,18 @@ class Database:
         return rows
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
-        """Hold one connection in a transaction; for the few acts that need several statements."""
+    async def transaction(self, *, sorting: bool = True) -> AsyncIterator[Any]:
+        """Hold one connection in a transaction; for the few acts that need several statements.
+
+        Without *sorting* what is asked for in order is read from an index, as in single statements.
+        """
         with _Translated(self._health):
             async with (
                 self._pool.acquire(timeout=10.0) as connection,
                 connection.transaction(),
             ):
-                await connection.execute(_set_local(_SORTING))
+                if sorting:
+                    await connection.execute(_set_local(_SORTING))
                 yield connection
         self._health.set(True)
 

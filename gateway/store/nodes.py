@@ -29,15 +29,15 @@ async def resign(db: Database, node: str) -> None:
 
     That is what committed without its knowing: once its row is gone nobody would look for it.
     """
-    async with db.transaction() as connection:
+    async with db.transaction(sorting=False) as connection:
         for grave in await connection.fetch(query("nodes.resign"), node):
-            await connection.fetch(query("jobs.release_strays"), grave["oldest_held"], node, [])
+            await connection.fetch(query("jobs.release_all"), grave["oldest_held"], node)
 
 
 async def rescue(db: Database) -> dict[str, dict[str, int]]:
     """Bury the nodes whose lease has run out; return their jobs given back, by node and lane."""
     rescued: dict[str, dict[str, int]] = {}
-    async with db.transaction() as connection:
+    async with db.transaction(sorting=False) as connection:
         for grave in await connection.fetch(query("nodes.bury")):
             rows = await connection.fetch(
                 query("nodes.rescue"), grave["node"], grave["oldest_held"]

@@ -1,4 +1,4 @@
-"""What every webhook asks is planned before anybody needs it, and by that nothing changes."""
+"""What every webhook asks is planned before anybody needs it; what else a connection is told."""
 
 from __future__ import annotations
 
@@ -38,3 +38,11 @@ async def test_planning_writes_nothing(db: Database, connection: Any) -> None:
     before = await connection.fetchrow(counts)
     await db.plan()
     assert await connection.fetchrow(counts) == before
+
+
+async def test_only_where_it_is_said_does_a_transaction_not_sort(db: Database) -> None:
+    found = []
+    for given in ({}, {"sorting": False}):
+        async with db.transaction(**given) as connection:
+            found.append(await connection.fetchval("SHOW enable_sort"))
+    assert found == ["on", "off"]

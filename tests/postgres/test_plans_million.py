@@ -37,7 +37,7 @@ NOT_HOT = {
     # After a lost connection: they read what is young, since "running" is in no index, so that a
     # job completes without a change to one (HOT).
     "jobs.strays",
-    "jobs.release_strays",
+    "jobs.release_all",
 }
 
 # How many rows of one table a statement may look at, beyond what it is asked to count.

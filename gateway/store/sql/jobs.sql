@@ -186,12 +186,15 @@ WHERE j.id = s.id AND j.id = ANY ($1) AND j.claim_no = s.claim_no AND j.node = $
   AND j.state = 'running'
 RETURNING j.id
 
--- name: release_strays
--- After a lost connection a claim or an intake may have committed without our knowing: give back
--- whatever the database says is ours and our memory does not hold.
+-- name: release_all
+-- Give back whatever the database says $2 holds; $1 its oldest_held. In order they are found by
+-- their key: see strays.
 UPDATE gateway.jobs
 SET state = 'available', node = NULL, claim_no = claim_no + 1, started_at = NULL
-WHERE id >= $1 AND node = $2 AND state = 'running' AND id <> ALL ($3::uuid[])
+WHERE id = ANY (ARRAY (SELECT id FROM gateway.jobs
+                       WHERE id >= $1 AND node = $2 AND state = 'running'
+                       ORDER BY id))
+  AND id >= $1 AND node = $2 AND state = 'running'
 RETURNING id
 
 -- name: mark_started
