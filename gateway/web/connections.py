@@ -228,6 +228,8 @@ class Connection(web.RequestHandler):
 
         From one that is not taken on, they are left to aiohttp's task, until it sleeps again.
         """
+        if self.transport is None or self.transport.is_closing():
+            return  # the task would wake after its connection has been lost, and find no server
         prompt = self._server.prompt
         self._serving = True
         while self._messages and not self._request_in_progress and not self._task_awake():

@@ -1,6 +1,7 @@
 """A webhook that comes in one piece goes a shorter way than one that does not; nobody can tell."""
 
 import asyncio
+import gc
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -498,6 +499,30 @@ async def test_who_leaves_while_it_is_looked_at_is_no_fault_of_ours(tmp_path: Pa
                 await until(lambda: place.handled == 1 and place.intake.under_way == 0)
         assert [line["event"] for line in logs] == ["sender_vanished"]
         assert place.desk.stored == []
+
+
+async def test_who_leaves_with_more_to_be_answered_is_no_fault_of_ours(tmp_path: Path) -> None:
+    """Its connection is lost in the turn in which its first webhook is answered."""
+    faults: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: faults.append(f"{context['message']}: {context.get('exception')}")
+    )
+    async with serving(tmp_path, TOML) as place:
+        place.desk.gate.clear()
+        async with connected(place) as streams:
+            with watched(Connection) as read:
+                streams[1].write(request("open") + request("%6fpen"))  # which a coroutine decodes
+                await until(lambda: len(place.desk.stored) == 1)
+            leaves = read[0]
+            assert leaves.transport is not None
+            leaves.transport.abort()  # it is lost after this turn only
+            leaves.answer(b"")
+            await until(lambda: place.listener.connections == 0)
+        place.desk.gate.set()
+        await until(lambda: place.intake.under_way == 0)
+        await some_turns()
+        gc.collect()  # an exception that nobody has asked for is told by then
+    assert faults == []
 
 
 async def until(holds: Callable[[], bool]) -> None:
