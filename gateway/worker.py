@@ -254,8 +254,7 @@ class Worker:
         await self._until_callable(vendor)  # the line may have been long
         breaker = self._breakers.get(vendor)
         permit = breaker.allow() if breaker is not None else NO_PROBE
-        if permit is None:
-            raise _broken(vendor, 1.0)
+        assert permit is not None  # noqa: S101  # nothing has come between since it was asked
         try:
             outcome, reply = await self.send(client, call, client.rules)
         finally:
@@ -274,7 +273,8 @@ class Worker:
             await asyncio.sleep(wait)
         breaker = self._breakers.get(vendor)
         if breaker is not None and (wait := breaker.delay()) > 0:
-            raise _broken(vendor, max(1.0, wait))
+            wait = max(1.0, wait)
+            raise CallUnsuccessful(Snooze(wait, f"the breaker of {vendor} is open"), None)
 
     def _wished_pause(self, vendor: str, outcome: Outcome, reply: Reply) -> float:
         """Return for how many seconds the vendor wants to be left alone, by its own words; or 0.
@@ -441,10 +441,6 @@ class Worker:
                 )
             case _:
                 pass
-
-
-def _broken(vendor: str, seconds: float) -> CallUnsuccessful:
-    return CallUnsuccessful(Snooze(seconds, f"the breaker of {vendor} is open"), None)
 
 
 def _outcome_of(returned: object, handler: str | None) -> Outcome:

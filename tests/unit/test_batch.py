@@ -236,6 +236,17 @@ async def settle_down() -> None:
         await asyncio.sleep(0)
 
 
+async def flies_alone(
+    commit: GroupCommit[int, int], runway: Runway, number: int, *, seconds: float = 0.0
+) -> None:
+    """Have one item flushed, with nothing beside it, in about so many seconds."""
+    lone = commit.submit(number)
+    await settle_down()
+    await asyncio.sleep(seconds)
+    runway.land(number)
+    await lone
+
+
 async def test_a_second_flight_takes_off_when_it_is_worth_it_and_may_land_first() -> None:
     runway = Runway()
     commit: GroupCommit[int, int] = GroupCommit(runway.flush, flights=2)
@@ -321,11 +332,7 @@ async def test_where_a_commit_is_slow_any_batch_does_that_is_worth_it() -> None:
     runway = Runway()
     commit: GroupCommit[int, int] = GroupCommit(runway.flush, flights=2, slow_seconds=0.001)
     async with running(commit):
-        lone = commit.submit(0)
-        await settle_down()
-        await asyncio.sleep(0.05)
-        runway.land(0)
-        await lone
+        await flies_alone(commit, runway, 0, seconds=0.05)
 
         waiting = [commit.submit(1)]
         await settle_down()
@@ -343,10 +350,7 @@ async def test_where_a_commit_is_slow_any_batch_does_that_is_worth_it() -> None:
         await asyncio.gather(*waiting)
 
         for number in range(300, 303):  # what flies alone does
-            lone = commit.submit(number)
-            await settle_down()
-            runway.land(number)
-            await lone
+            await flies_alone(commit, runway, number)
         waiting = [commit.submit(400)]
         await settle_down()
         waiting += [commit.submit(number) for number in range(500, 520)]
@@ -362,11 +366,7 @@ async def test_a_batch_that_fails_tells_nothing_of_the_time_of_a_commit() -> Non
     runway = Runway()
     commit: GroupCommit[int, int] = GroupCommit(runway.flush, flights=2, slow_seconds=0.001)
     async with running(commit):
-        lone = commit.submit(0)
-        await settle_down()
-        await asyncio.sleep(0.05)
-        runway.land(0)
-        await lone
+        await flies_alone(commit, runway, 0, seconds=0.05)
 
         lone = commit.submit(1)
         await settle_down()
