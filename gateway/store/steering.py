@@ -150,8 +150,8 @@ async def count_waiting(db: Database, wanted: ManyFilter) -> tuple[Count, ManyFi
         raise Refused(f"only jobs that wait can be cancelled: state is one of {states}")
     async with db.reading(seconds=SEARCH_SECONDS) as connection:
         if wanted.until is None:
-            now = await connection.fetchval(query("steering.now"))
-            wanted = msgspec.structs.replace(wanted, until=now)
+            from_now = await connection.fetchval(query("steering.from_now"))
+            wanted = msgspec.structs.replace(wanted, until=from_now)
         low, high = await _bounds(connection, wanted)
         jobs = await connection.fetchval(
             query("steering.count_waiting"), *_filters(wanted), low, high, COUNT_LIMIT

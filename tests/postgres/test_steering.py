@@ -253,6 +253,12 @@ async def test_a_cancel_by_filter_takes_what_waits_and_nothing_else(
     assert target.items() <= book[0][2].items()
 
 
+async def test_a_count_has_all_that_was_there_however_young(db: Database, connection: Any) -> None:
+    for number in range(1, 51):  # an id tells the millisecond, and a count often falls into it
+        await put_job(connection)
+        assert (await steering.count_waiting(db, ManyFilter()))[0] == Count(number, True)
+
+
 async def test_a_cancel_by_the_kind_of_the_last_error_takes_only_those(
     db: Database, connection: Any
 ) -> None:

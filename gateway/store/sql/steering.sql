@@ -85,8 +85,9 @@ LIMIT $1
 -- name: release_key
 SELECT gateway.release_key($1, $2, $3) AS next
 
--- name: now
-SELECT now() AS now
+-- name: from_now
+-- The first moment of which nothing is there yet, as far as ids tell: they know milliseconds.
+SELECT date_trunc('milliseconds', now()) + interval '1 ms' AS from_now
 
 -- name: count_waiting
 -- Jobs that wait, counting no further than $9; $1 to $8 as gateway.waiting takes them.
