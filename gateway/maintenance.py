@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -302,7 +303,9 @@ class Guardian:
                 try:
                     await self._db.probe()
                 except DatabaseUnavailable:
-                    await asyncio.sleep(PROBE_SECONDS)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(PROBE_SECONDS):
+                            await self._db.wait_up()  # others may find it back before we do
             # Once more from here: a backend that lost us may commit until its statement times out.
             self._ready.suspect_strays()
             log.info("database_back")
