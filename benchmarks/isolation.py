@@ -231,7 +231,6 @@ def _spec(subject: Subject, options: Options, seconds: float) -> LoadSpec:
         connections=options.connections,
         warmup_seconds=_WARMUP_SECONDS,
         seconds=seconds,
-        prepare=10_000,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import sys
 import time
 from array import array
@@ -23,7 +24,10 @@ import uvloop
 
 from benchmarks.wire import Requests, message_bytes
 
-LEAST_PREPARED = 50_000
+# Signatures are made ahead, so that no run makes them while it measures: as many as the fastest
+# subject could take, within what memory and patience allow.
+FASTEST = 40_000  # per second
+MOST_PREPARED = 400_000
 _ANSWER_DEADLINE_SECONDS = 30.0
 
 
@@ -38,9 +42,13 @@ class LoadSpec(msgspec.Struct, kw_only=True):
     warmup_seconds: float = 2.0
     seconds: float = 5.0  # measured, after the warm-up
     max_requests: int = 1 << 40
-    prepare: int = LEAST_PREPARED  # signatures made before the start
     watch_port: int | None = None  # the stub's, which tells how many were delivered
     in_flight: int = 1 << 40  # accepted and not yet delivered
+
+    def prepared(self) -> int:
+        """Return how many signatures to make before the start."""
+        most = (self.rate or FASTEST) * (self.warmup_seconds + self.seconds)
+        return min(MOST_PREPARED, self.max_requests, math.ceil(most))
 
 
 class LoadResult(msgspec.Struct, kw_only=True):
@@ -81,7 +89,7 @@ class Load:
     async def run(self) -> None:
         """Connect, send until the end, and wait for the last answers."""
         spec, loop = self.spec, asyncio.get_running_loop()
-        self.requests.prepare(min(spec.prepare, spec.max_requests))
+        self.requests.prepare(spec.prepared())
         gc.collect()
         gc.freeze()
         gc.disable()

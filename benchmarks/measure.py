@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from benchmarks.load import LEAST_PREPARED, LoadResult, LoadSpec, percentile_ms
+from benchmarks.load import LoadResult, LoadSpec, percentile_ms
 from benchmarks.subjects import (
     SECRET,
     BenchmarkError,
@@ -16,9 +16,6 @@ from benchmarks.subjects import (
     run_load,
     running_gateway,
 )
-
-# Signatures made ahead, so that even a long run makes none while it measures.
-PREPARED_PER_SECOND = 6000
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,7 +181,6 @@ def deliver(spec: LoadSpec, stub: StubControl) -> Delivered:
 
 
 def _spec(subject: Subject, options: Options, *, path: str) -> LoadSpec:
-    lasts = options.warmup_seconds + options.seconds
     return LoadSpec(
         port=subject.port,
         path=path,
@@ -192,7 +188,6 @@ def _spec(subject: Subject, options: Options, *, path: str) -> LoadSpec:
         connections=options.connections,
         warmup_seconds=options.warmup_seconds,
         seconds=options.seconds,
-        prepare=max(LEAST_PREPARED, round(PREPARED_PER_SECOND * lasts)),
     )
 
 

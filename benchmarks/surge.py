@@ -94,11 +94,11 @@ class Surge(Load):
                 rate=1.0,
                 warmup_seconds=0.0,
                 seconds=sum(phase.seconds for phase in surge.phases),
-                prepare=surge.prepare,
             )
         )
         self.phases = surge.phases
         self.phase = 0
+        self.prepare = surge.prepare
         self.starts_ns: list[int] = []
         self.unsent = [0] * len(surge.phases)
         self.closed = 0
@@ -107,7 +107,7 @@ class Surge(Load):
 
     async def run(self) -> None:
         """Connect, go through the phases, and wait for the last answers."""
-        self.requests.prepare(self.spec.prepare)
+        self.requests.prepare(self.prepare)
         gc.collect()
         gc.freeze()
         gc.disable()

@@ -78,7 +78,7 @@ class Requests:
     def request(self, seq: int) -> bytes:
         """Return request number *seq*; signs more when those made ahead are used up."""
         if seq >= len(self._signed):
-            self.prepare(1000)
+            self.prepare(10)  # more at once would be a pause
         return b"%b%b%b%010d%b" % (
             self._before,
             self._signed[seq],

@@ -40,6 +40,23 @@ def test_its_requests_are_whole_signed_and_different(wire: Any) -> None:
     assert len(ids) == 5
 
 
+@pytest.mark.parametrize(
+    ("given", "prepared"),
+    [
+        ({"warmup_seconds": 1.0, "seconds": 4.0}, 200_000),  # at the pace of the fastest
+        ({"warmup_seconds": 0.0, "seconds": 600.0, "max_requests": 50_000}, 50_000),
+        ({"warmup_seconds": 0.5, "seconds": 2.0, "rate": 200.5}, 502),
+        ({"warmup_seconds": 0.0, "seconds": 1800.0, "rate": 1000.0}, 400_000),  # enough memory
+    ],
+)
+def test_no_run_makes_signatures_while_it_measures(
+    wire: Any, given: dict[str, Any], prepared: int
+) -> None:
+    from benchmarks.load import LoadSpec
+
+    assert LoadSpec(port=1, path="/", secret=SECRET, **given).prepared() == prepared
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 10**6))
 def test_an_incomplete_message_is_waited_for(wire: Any, cut: int) -> None:
