@@ -15,7 +15,6 @@ from array import array
 
 import msgspec
 
-from benchmarks.load import MOST_PREPARED
 from benchmarks.measure import Options, delivery
 from benchmarks.processes import cpu_seconds
 from benchmarks.report import print_columns, spread
@@ -146,7 +145,6 @@ def _surge(
         path="/webhooks/delivered",
         secret=SECRET,
         connections=CONNECTIONS,
-        prepare=min(MOST_PREPARED, int(maximum * (TIMES * seconds + 10))),
         phases=[
             Phase("calm", maximum / 2, CALM_SECONDS),
             Phase("overload", maximum * TIMES, seconds),

@@ -33,7 +33,6 @@ class SurgeSpec(msgspec.Struct, kw_only=True):
     secret: str
     connections: int
     phases: list[Phase]
-    prepare: int = 100_000  # signatures made before the start
 
 
 class Answers(msgspec.Struct, kw_only=True):
@@ -85,20 +84,21 @@ class Surge(Load):
     """One run through all phases."""
 
     def __init__(self, surge: SurgeSpec) -> None:
+        seconds = sum(phase.seconds for phase in surge.phases)
+        webhooks = sum(phase.rate * phase.seconds for phase in surge.phases)
         super().__init__(
             LoadSpec(
                 port=surge.port,
                 path=surge.path,
                 secret=surge.secret,
                 connections=surge.connections,
-                rate=1.0,
+                rate=webhooks / seconds,
                 warmup_seconds=0.0,
-                seconds=sum(phase.seconds for phase in surge.phases),
+                seconds=seconds,
             )
         )
         self.phases = surge.phases
         self.phase = 0
-        self.prepare = surge.prepare
         self.starts_ns: list[int] = []
         self.unsent = [0] * len(surge.phases)
         self.closed = 0
@@ -107,7 +107,7 @@ class Surge(Load):
 
     async def run(self) -> None:
         """Connect, go through the phases, and wait for the last answers."""
-        self.requests.prepare(self.prepare)
+        self.requests.prepare(self.spec.prepared())
         gc.collect()
         gc.freeze()
         gc.disable()

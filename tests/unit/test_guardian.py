@@ -63,6 +63,7 @@ async def guarded() -> AsyncIterator[tuple[Any, Lane]]:
     ready.lanes["crm"] = lane
     guardian = asyncio.create_task(Guardian(db, ready, metrics=Metrics(version="0")).run())
     try:
+        await _turns()
         yield db, lane
     finally:
         guardian.cancel()
@@ -80,7 +81,6 @@ async def test_lanes_open_as_soon_as_anybody_finds_the_database_back(
 ) -> None:
     monkeypatch.setattr(maintenance, "PROBE_SECONDS", 3600.0)
     db, lane = guarded
-    await _turns()
     assert lane.is_open
     db.set(False)
     await _turns()
@@ -96,7 +96,6 @@ async def test_the_database_is_probed_again_and_again_while_nobody_else_asks(
 ) -> None:
     monkeypatch.setattr(maintenance, "PROBE_SECONDS", 0.0)
     db, lane = guarded
-    await _turns()
     db.set(False)
     for _ in range(5):
         await _turns()
